@@ -1,0 +1,1 @@
+"""Sessions: run a model on a device."""
