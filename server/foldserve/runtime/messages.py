@@ -1,0 +1,33 @@
+"""The useful part of what ONNX Runtime says.
+
+Around the one sentence that tells what was wrong, its messages carry terminal colours, error numbers, source
+positions of its build machine and C++ signatures.
+"""
+
+import re
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_NOISE = (
+    re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : "),
+    # a source position and the C++ signature behind it
+    re.compile(r"\S*/onnxruntime/\S+:\d+ [^()]+\((?:[^()]|\([^()]*\))*\)(?: const)?(?: \[.*?\])? "),
+    re.compile(r"\b\w+\.(?:cc|h):\d+ \w+ "),
+    re.compile(r"^Load model from .*? failed: ?"),
+    re.compile(r"^Exception during initialization: "),
+    re.compile(r"^Failed to load library \S+ with error: "),
+)
+_LOGGED_ERROR = re.compile(r"\[E:onnxruntime[^\]]*\] (.*)")
+
+
+def useful_part(message: str) -> str:
+    """``message`` on one line, without the runtime's own bookkeeping."""
+    for pattern in _NOISE:
+        message = pattern.sub("", message)
+    return " ".join(message.split()).rstrip(".")
+
+
+def first_logged_error(log: str) -> str:
+    """The first error in the runtime's log output, or its last line if none is marked as an error."""
+    log = _COLOUR.sub("", log).strip()
+    match = _LOGGED_ERROR.search(log)
+    return useful_part(match[1] if match else log.rpartition("\n")[2])

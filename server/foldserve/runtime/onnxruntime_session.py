@@ -1,0 +1,213 @@
+"""ONNX Runtime behind the :class:`~foldserve.runtime.session.Session` protocol."""
+
+import contextlib
+import ctypes
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from onnx import TensorProto
+
+from foldserve.errors import (
+    ExecutionFailed,
+    InvalidModel,
+    InvalidRequest,
+    LoadFailed,
+    ProviderUnavailable,
+    UnsupportedModel,
+)
+from foldserve.runtime.messages import useful_part
+from foldserve.runtime.onnxruntime_module import CPU_PROVIDER, CUDA_PROVIDER, LOG_NOTHING, onnxruntime
+from foldserve.runtime.providers import resolve_provider
+from foldserve.runtime.session import Array, Provider
+from foldserve.runtime.tensors import TensorSpec
+from foldserve.settings import ProviderChoice
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+DTYPES: dict[str, np.dtype[np.generic]] = {
+    "tensor(bool)": np.dtype(np.bool_),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(uint16)": np.dtype(np.uint16),
+    "tensor(uint32)": np.dtype(np.uint32),
+    "tensor(uint64)": np.dtype(np.uint64),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(int16)": np.dtype(np.int16),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(bfloat16)": BFLOAT16,
+    "tensor(string)": np.dtype(np.object_),
+}
+"""The runtime's name of each element type that a model's inputs and outputs may have."""
+
+UNSUPPORTED = (
+    "No Op registered",
+    "is not a registered function/op",
+    "Unsupported model IR version",
+    "official released onnx opset versions",
+)
+"""What the runtime says (beside NotImplemented) of sound models that it is too old or too small for."""
+
+CUDA_OPTIONS = {"use_tf32": "0"}
+"""TF32 moves answers by about 1e-3, a hundred times the default parity budget."""
+
+
+class OnnxRuntimeSession:
+    """A model in ONNX Runtime; implements :class:`~foldserve.runtime.session.Session`."""
+
+    def __init__(
+        self,
+        source: Path | bytes,
+        *,
+        provider: ProviderChoice = ProviderChoice.AUTO,
+        optimise: bool = True,
+        intra_op_threads: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Load ``source``: a file, external data beside it, or the bytes of a model with all its data inside.
+
+        ``optimise=False`` turns all graph optimisation off: the parity reference. ``intra_op_threads`` is the
+        number of threads within one operator, None for one per core. ``name`` stands for the model in errors.
+
+        Raises :class:`InvalidModel`, :class:`UnsupportedModel` or :class:`ProviderUnavailable`.
+        """
+        self._name = name or (str(source) if isinstance(source, Path) else "the model")
+        chosen = resolve_provider(provider)
+        try:
+            session = create_inference_session(
+                source, chosen, optimise=optimise, intra_op_threads=intra_op_threads
+            )
+        except Exception as error:  # the runtime's exceptions have no base of their own
+            raise _load_error(self._name, error) from error
+        self._provider = Provider.CUDA if CUDA_PROVIDER in session.get_providers() else Provider.CPU
+        if provider is ProviderChoice.CUDA and self._provider is not Provider.CUDA:
+            raise ProviderUnavailable(
+                f"{self._name}: provider 'cuda' was requested, but the runtime took the CPU; "
+                "free memory on the GPU, or choose provider 'auto' or 'cpu'"
+            )
+        self._inputs = tuple(_spec(argument, self._name) for argument in session.get_inputs())
+        self._outputs = tuple(_spec(argument, self._name) for argument in session.get_outputs())
+        self._has_bfloat16 = any(spec.dtype == BFLOAT16 for spec in (*self._inputs, *self._outputs))
+        self._session: Any = session
+
+    @property
+    def provider(self) -> Provider:
+        """Where the model really runs."""
+        return self._provider
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model gives."""
+        return self._outputs
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
+        """See :meth:`Session.run`; strings that are not UTF-8 raise :class:`InvalidRequest`."""
+        session = self._session
+        if session is None:
+            raise ExecutionFailed(f"{self._name} is closed")
+        names = list(outputs or (spec.name for spec in self._outputs))
+        feed = {name: _strings(name, array) for name, array in inputs.items()}
+        try:
+            if self._has_bfloat16:
+                return _run_ort_values(session, names, feed)
+            return [_bytes(array) for array in session.run(names, feed)]
+        except Exception as error:
+            raise ExecutionFailed(f"{self._name} failed: {useful_part(str(error))}") from error
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        self._session = None
+
+
+def create_inference_session(
+    source: Path | bytes, provider: Provider, *, optimise: bool = True, intra_op_threads: int | None = None
+) -> Any:
+    """The runtime's own session on ``provider``, or on the CPU where the runtime silently falls back to it.
+
+    Raises the runtime's exceptions.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = LOG_NOTHING
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if intra_op_threads is not None:
+        options.intra_op_num_threads = intra_op_threads
+    providers: list[str | tuple[str, dict[str, str]]] = [CPU_PROVIDER]
+    if provider is Provider.CUDA:
+        # Finds CUDA in NVIDIA's Python packages. What it prints of missing ones, the session says again.
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
+        providers.insert(0, (CUDA_PROVIDER, CUDA_OPTIONS))
+    # The runtime's own fallback would print to the terminal and hide where the model runs.
+    return onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=False)
+
+
+def _spec(argument: Any, model: str) -> TensorSpec:
+    dtype = DTYPES.get(argument.type)
+    if dtype is None:
+        raise UnsupportedModel(
+            f"{model}: '{argument.name}' is a {argument.type}; "
+            f"inputs and outputs must be one of {', '.join(DTYPES)}"
+        )
+    # The runtime gives [] for a scalar and for an unknown rank alike.
+    return TensorSpec(argument.name, dtype, tuple(argument.shape) or None)
+
+
+def _load_error(model: str, error: Exception) -> LoadFailed:
+    message = str(error)
+    kind = type(error).__name__
+    text = f"{model} cannot be loaded: {useful_part(message)}"
+    if kind == "NotImplemented" or any(part in message for part in UNSUPPORTED):
+        return UnsupportedModel(f"{text}; export it again with operators and an opset that this runtime has")
+    return InvalidModel(f"{text}; export it again and check it with onnx.checker")
+
+
+def _run_ort_values(session: Any, names: list[str], feed: Mapping[str, Array]) -> list[Array]:
+    """Run with the runtime's own values: the only way in and out for bfloat16, which numpy does not have."""
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            np.require(array, requirements="C").view(np.uint16), TensorProto.BFLOAT16
+        )
+        if array.dtype == BFLOAT16
+        else onnxruntime.OrtValue.ortvalue_from_numpy(np.require(array, requirements="C"))
+        for name, array in feed.items()
+    }
+    return [_array(value) for value in session.run_with_ort_values(names, values)]
+
+
+def _array(value: Any) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        return _bytes(value.numpy())
+    content = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    array: Array = np.frombuffer(content, BFLOAT16).reshape(value.shape())
+    return array
+
+
+def _strings(name: str, array: Array) -> Array:
+    """``bytes`` elements as the ``str`` that the runtime takes; other arrays as they are."""
+    if array.dtype != np.object_:
+        return array
+    try:
+        strings = [element.decode() for element in array.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"input '{name}': strings must be UTF-8 ({error})") from None
+    return np.array(strings, np.object_).reshape(array.shape)
+
+
+def _bytes(array: Array) -> Array:
+    """``str`` elements of an output as ``bytes``; other arrays as they are."""
+    if array.dtype != np.object_:
+        return array
+    encoded = [element.encode() for element in array.ravel().tolist()]
+    return np.array(encoded, np.object_).reshape(array.shape)
