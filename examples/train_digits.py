@@ -1,7 +1,7 @@
-"""Train the bundled model: a small CNN on scikit-learn's 1,797 handwritten digits, some seconds on one CPU core.
+"""Train the bundled model: a small CNN on scikit-learn's 1,797 handwritten digits, seconds on one CPU core.
 
-It is the classic case for BatchNorm folding: a convolution *with* bias → BatchNorm → ReLU, convolutions *without* bias
-→ BatchNorm → ReLU, and a linear layer with BatchNorm, with the statistics of real training. Written next to this file:
+It is the classic case for BatchNorm folding, with the statistics of real training: a convolution *with* bias
+→ BatchNorm → ReLU, convolutions *without* bias → BatchNorm → ReLU, a linear layer → BatchNorm. It writes:
 
     models/digits/1/model.onnx         the model as ONNX, its BatchNormalization nodes kept
     models/digits_pt2/1/model.pt2      the same model as torch.export.save writes it
@@ -9,10 +9,12 @@ It is the classic case for BatchNorm folding: a convolution *with* bias → Batc
     models/*/labels.txt                the name of each class, one per line
     data/digits_test.npz               the held-out images, never seen in training, and their labels
 
-Input ``images``: float32 [batch, 1, 8, 8], each pixel's ink from 0 (paper) to 1, that is scikit-learn's pixel / 16.
+Input ``images``: float32 [batch, 1, 8, 8], ink from 0 (paper) to 1, which is scikit-learn's pixel / 16.
 Output ``logits``: float32 [batch, 10]; the largest is the digit.
 """
 
+import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +67,7 @@ class DigitsNet(nn.Module):
 
 
 def load_data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Images float32 [n, 1, 8, 8] in 0…1 and labels int64 [n]: 1,437 to train on, 360 held out, same mix of digits."""
+    """Images float32 [n, 1, 8, 8] in 0…1 and labels int64 [n]: 1,437 to train on, 360 held out."""
     digits = load_digits()
     images = (digits.images[:, None] / 16).astype(np.float32)
     train_images, test_images, train_labels, test_labels = train_test_split(
@@ -87,7 +89,7 @@ def train(images: torch.Tensor, labels: torch.Tensor) -> DigitsNet:
             chosen = order[step * BATCH : (step + 1) * BATCH]
             loss = nn.functional.cross_entropy(model(images[chosen])["logits"], labels[chosen])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     return model.eval()
@@ -102,7 +104,9 @@ def accuracy(model: DigitsNet, images: torch.Tensor, labels: torch.Tensor) -> fl
 def export(model: DigitsNet) -> torch.export.ExportedProgram:
     """The model as a program that takes any number of images."""
     example = torch.zeros(2, 1, 8, 8)
-    program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
+    program = torch.export.export(
+        model, (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}}
+    )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # holds this machine's paths
     return program
@@ -121,6 +125,8 @@ def write_model(name: str, samples: np.ndarray) -> Path:
 def main() -> None:
     """Train, check the accuracy on the held-out images and write everything."""
     console = Console()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # that torchvision is not installed is no news
+    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # torch, using itself
     torch.set_num_threads(1)  # sums in one order, so the same model every time
     train_images, train_labels, test_images, test_labels = load_data()
     model = train(torch.from_numpy(train_images), torch.from_numpy(train_labels))

@@ -1,0 +1,93 @@
+"""Which files are ``torch.export`` archives, and what to say about those that are not.
+
+A pickle can run any code when it is opened, so none is ever opened: not a ``.pt`` file, and not the pickles
+that a ``.pt2`` archive may carry (sample inputs, weights of unusual tensor types, custom objects).
+"""
+
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import NoReturn
+
+from foldserve.errors import InvalidModel, UnsupportedModel
+
+PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl"})
+
+HOW_TO_EXPORT = """\
+Save the model as a torch.export program instead:
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model.eval(), (example_input,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, "model.pt2")"""
+
+_PROGRAM = "models/model.json"
+_SAMPLE_INPUTS = "data/sample_inputs/"
+_PAYLOADS = re.compile(r"data/(weights|constants)/\w+_config\.json")
+_DEVICE = re.compile(rb'"type":\s*"\w+",\s*"index":\s*(null|-?\d+)')
+_PICKLED = re.compile(rb'"use_pickle":\s*true')
+
+
+def refuse_pickle(path: Path) -> NoReturn:
+    """Say why ``path`` is not loaded and how to export the model.
+
+    Raises:
+        UnsupportedModel: always.
+    """
+    raise UnsupportedModel(
+        f"{path}: pickled models are not loaded, since opening one can run any code. {HOW_TO_EXPORT}"
+    )
+
+
+def check_archive(path: Path) -> None:
+    """Make sure that ``torch.export.save`` wrote ``path`` and that it can be read without opening a pickle.
+
+    Raises:
+        InvalidModel: the file is damaged or cannot be read.
+        UnsupportedModel: the file is something else.
+    """
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise UnsupportedModel(f"{path}: not a torch.export archive. {HOW_TO_EXPORT}")
+        with zipfile.ZipFile(path) as archive:
+            _check_members(path, archive)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InvalidModel(f"{path}: cannot be read: {error}. Copy or export it again") from error
+
+
+def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+    members = {_member(info): info for info in archive.infolist()}
+    if "data.pkl" in members:
+        refuse_pickle(path)
+    if "serialized_exported_program.json" in archive.namelist():
+        raise UnsupportedModel(f"{path}: saved by torch before 2.8. Save it again with a later one")
+    if _PROGRAM not in members:
+        raise UnsupportedModel(f"{path}: holds no torch.export program. {HOW_TO_EXPORT}")
+    for name, info in members.items():
+        if _PAYLOADS.fullmatch(name) and _PICKLED.search(archive.read(info)):
+            raise UnsupportedModel(
+                f"{path}: some of its {name.split('/')[1]} are pickled: tensor subclasses or custom objects. "
+                "Replace them by plain tensors and export again"
+            )
+
+
+def write_portable(path: Path, destination: Path) -> None:
+    """Copy the archive ``path`` without its pickled sample inputs and with every tensor placed on the CPU.
+
+    So a program that was exported on a GPU can be read on a machine that has none.
+    """
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(destination, "w") as target:
+        for info in source.infolist():
+            name = _member(info)
+            if name.startswith(_SAMPLE_INPUTS):
+                target.writestr(info, b"")  # torch reads an empty file as "none given"
+            elif name.endswith(".json"):
+                target.writestr(info, _DEVICE.sub(b'"type": "cpu", "index": null', source.read(info)))
+            else:
+                with source.open(info) as reading, target.open(info, "w") as writing:
+                    shutil.copyfileobj(reading, writing, 1 << 20)
+
+
+def _member(info: zipfile.ZipInfo) -> str:
+    """Name inside the archive without its root folder, which is called after the file first saved to."""
+    return info.filename.partition("/")[2]
