@@ -2,8 +2,8 @@
 
 ONNX Runtime lists CUDA as available wherever it was built with it, and falls back to the CPU without an
 exception where CUDA cannot be loaded. So a probe really runs a convolution on CUDA, in a child process: there
-the runtime's complaints can be read instead of littering the terminal, and a driver that hangs or crashes takes
-nobody with it.
+the runtime's complaints can be read instead of littering the terminal, and a driver that hangs or crashes
+takes nobody with it.
 """
 
 import ctypes

@@ -1,0 +1,1 @@
+"""How near two models are: measures, the gate at load, its judge."""

@@ -1,0 +1,95 @@
+"""How far one tensor is from another.
+
+| measure | definition |
+|---|---|
+| relative L2 | ‖candidate − reference‖₂ / ‖reference‖₂ |
+| scaled max | max|candidate − reference| / max|reference| |
+| top-1 agreement | share of rows with the same arg-max, for outputs of rank 2 with more than one column |
+
+Floats are compared in float64. A NaN or infinity on one side only makes both distances infinite; the same one
+on both sides is agreement. Against a reference that is zero everywhere any difference is infinitely large.
+Integers, booleans and strings must be equal: both distances are then the share of elements that differ.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from foldserve.runtime.session import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """The measures of one tensor, or the worst of several."""
+
+    relative_l2: float = 0.0
+    scaled_max: float = 0.0
+    mismatches: int = 0
+    rows: int = 0
+    agreeing_rows: int = 0
+
+    @property
+    def top1_agreement(self) -> float | None:
+        """Share of rows whose arg-max is the same; None for what does not look like class scores."""
+        return self.agreeing_rows / self.rows if self.rows else None
+
+
+def distance(reference: Array, candidate: Array) -> Distance:
+    """How far ``candidate`` is from ``reference``; infinitely far where shapes or kinds of element differ."""
+    if reference.shape != candidate.shape or is_float(reference.dtype) != is_float(candidate.dtype):
+        return Distance(inf, inf, mismatches=max(reference.size, candidate.size))
+    if is_float(reference.dtype):
+        return _float_distance(reference.astype(np.float64), candidate.astype(np.float64))
+    mismatches = int(np.count_nonzero(reference != candidate))
+    share = mismatches / max(reference.size, 1)
+    return Distance(share, share, mismatches)
+
+
+def worst(distances: Iterable[Distance]) -> Distance:
+    """The largest distances; mismatches and rows added up."""
+    result = Distance()
+    for one in distances:
+        result = Distance(
+            max(result.relative_l2, one.relative_l2),
+            max(result.scaled_max, one.scaled_max),
+            result.mismatches + one.mismatches,
+            result.rows + one.rows,
+            result.agreeing_rows + one.agreeing_rows,
+        )
+    return result
+
+
+def is_float(dtype: np.dtype[np.generic]) -> bool:
+    """Whether a dtype is compared by distance rather than by equality; bfloat16 is no ``np.floating``."""
+    return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
+
+
+def _float_distance(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> Distance:
+    rows = agreeing = 0
+    if reference.ndim == 2 and reference.shape[1] > 1:
+        rows = len(reference)
+        agreeing = int(np.count_nonzero(reference.argmax(axis=1) == candidate.argmax(axis=1)))
+    finite = np.isfinite(reference) & np.isfinite(candidate)
+    if not finite.all():
+        same = (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
+        mismatches = int(np.count_nonzero(~finite & ~same))
+        if mismatches:
+            return Distance(inf, inf, mismatches, rows, agreeing)
+        reference, candidate = reference[finite], candidate[finite]
+    difference = candidate - reference
+    return Distance(
+        _ratio(float(np.linalg.norm(difference)), float(np.linalg.norm(reference))),
+        _ratio(float(np.abs(difference).max(initial=0)), float(np.abs(reference).max(initial=0))),
+        rows=rows,
+        agreeing_rows=agreeing,
+    )
+
+
+def _ratio(error: float, size: float) -> float:
+    if error == 0:
+        return 0.0
+    return error / size if size else inf

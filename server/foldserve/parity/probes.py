@@ -1,0 +1,167 @@
+"""The inputs that a proof rests on: the model's own samples, or seeded synthetic ones.
+
+Synthetic probes respect shape, dtype and value range: floats are drawn from N(0, 1) (a normalised image) and
+from U(0, 1) (a scaled one) in turn, 8-bit integers over their whole range, wider ones from {0, 1}, which is
+valid as an index, a mask and a number.
+"""
+
+import itertools
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from foldserve.errors import ExecutionFailed, InvalidModel
+from foldserve.parity.measures import is_float
+from foldserve.parity.report import ProbeSource
+from foldserve.runtime.session import Array, Session
+from foldserve.runtime.tensors import TensorSpec
+
+SEED = 20250
+LARGEST_BATCH = 8
+
+SPATIAL_SIZES = (64, 96, 224, 32, 28, 128, 256, 299, 512)
+"""Sizes that are tried for a dynamic dimension; the first two that the model takes are used."""
+
+DYNAMIC_SIZES_WANTED = 2
+
+Probe = Mapping[str, Array]
+"""One set of inputs, by name."""
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """Several probes of one origin."""
+
+    source: ProbeSource
+    probes: tuple[Probe, ...]
+    seed: int | None = None
+
+
+def synthetic_probes(session: Session, *, seed: int = SEED, largest_batch: int = LARGEST_BATCH) -> ProbeSet:
+    """Probes made up from ``session``'s inputs: batch 1 and ``largest_batch``, two spatial sizes if dynamic.
+
+    A fixed batch is taken as it is. Which spatial sizes a dynamic model takes is found out by running it.
+    """
+    generator = np.random.default_rng(seed)
+    batches = (1, largest_batch) if _has_dynamic_batch(session.inputs) else (1, 1)
+    sizes = _accepted_sizes(session, generator)
+    probes = [
+        _draw(session.inputs, batch, size, generator, normal=index % 2 == 0)
+        for index, (size, batch) in enumerate(itertools.product(sizes, batches))
+    ]
+    return ProbeSet(ProbeSource.SYNTHETIC, tuple(probes), seed)
+
+
+def load_samples(path: Path, inputs: Sequence[TensorSpec], *, largest_batch: int = LARGEST_BATCH) -> ProbeSet:
+    """Probes from an ``.npz`` file: arrays named like the model's inputs, samples along the first axis.
+
+    The first sample alone, then all of them in batches of ``largest_batch`` (or of the model's fixed batch).
+    Raises :class:`InvalidModel` naming the file and the array at fault.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise InvalidModel(f"{path}: cannot be read as .npz ({error}); write it with numpy.savez") from error
+    samples = {spec.name: _checked(path, spec, arrays) for spec in inputs}
+    probes = tuple(_batches(samples, inputs, largest_batch))
+    if not probes:
+        raise InvalidModel(f"{path}: too few samples for one batch of the model")
+    return ProbeSet(ProbeSource.SAMPLES, probes)
+
+
+def _has_dynamic_batch(inputs: Sequence[TensorSpec]) -> bool:
+    return any(spec.shape is not None and not isinstance(spec.shape[0], int) for spec in inputs)
+
+
+def _accepted_sizes(session: Session, generator: np.random.Generator) -> Sequence[int]:
+    """The spatial sizes to probe with: one, of no meaning, where no dimension but the batch is dynamic."""
+    if all(isinstance(dim, int) for spec in session.inputs for dim in (spec.shape or ())[1:]):
+        return SPATIAL_SIZES[:1]
+    accepted: list[int] = []
+    for size in SPATIAL_SIZES:
+        try:
+            session.run(_draw(session.inputs, 1, size, generator, normal=True))
+        except ExecutionFailed:
+            continue
+        accepted.append(size)
+        if len(accepted) == DYNAMIC_SIZES_WANTED:
+            break
+    # Where none is accepted the proof will tell why the first one was not.
+    return accepted or SPATIAL_SIZES[:1]
+
+
+def _draw(
+    inputs: Sequence[TensorSpec], batch: int, size: int, generator: np.random.Generator, *, normal: bool
+) -> dict[str, Array]:
+    batch_names = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
+
+    def length(axis: int, dim: int | str | None) -> int:
+        if isinstance(dim, int):
+            return dim
+        return batch if axis == 0 or dim in batch_names else size
+
+    return {
+        spec.name: _values(
+            spec.dtype, tuple(length(*item) for item in enumerate(spec.shape or ())), generator, normal=normal
+        )
+        for spec in inputs
+    }
+
+
+def _values(
+    dtype: np.dtype[np.generic], shape: tuple[int, ...], generator: np.random.Generator, *, normal: bool
+) -> Array:
+    if is_float(dtype):
+        drawn = generator.standard_normal(shape) if normal else generator.random(shape)
+        return np.asarray(drawn).astype(dtype)
+    if dtype == np.object_:
+        return np.full(shape, b"probe", np.object_)
+    if dtype.itemsize == 1 and dtype != np.bool_:
+        low, high = (-128, 128) if dtype == np.int8 else (0, 256)
+        return np.asarray(generator.integers(low, high, shape)).astype(dtype)
+    return np.asarray(generator.integers(0, 2, shape)).astype(dtype)
+
+
+def _checked(path: Path, spec: TensorSpec, arrays: Mapping[str, Array]) -> Array:
+    """The samples of one input, in its dtype."""
+    if spec.name not in arrays:
+        raise InvalidModel(f"{path}: no array '{spec.name}'; name the arrays like the model's inputs")
+    array = arrays[spec.name]
+    if spec.dtype == ml_dtypes.bfloat16 and array.dtype == np.dtype("V2"):
+        array = array.view(spec.dtype)  # .npz keeps the bytes of a bfloat16 array but not its name
+    elif spec.dtype == np.object_ and array.dtype.kind in "SU":
+        strings = [text.encode() if isinstance(text, str) else text for text in array.ravel().tolist()]
+        array = np.array(strings, np.object_).reshape(array.shape)
+    if array.dtype != spec.dtype:
+        raise InvalidModel(f"{path}: array '{spec.name}' is {array.dtype}, the model takes {spec.dtype}")
+    if spec.shape is not None and not _fits(array.shape[1:], spec.shape[1:]):
+        raise InvalidModel(
+            f"{path}: array '{spec.name}' has shape {list(array.shape)}, the model takes {list(spec.shape)}"
+        )
+    return array
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | str | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        size == dim or not isinstance(dim, int) for size, dim in zip(shape, expected, strict=True)
+    )
+
+
+def _batches(samples: Probe, inputs: Sequence[TensorSpec], largest_batch: int) -> Iterator[Probe]:
+    lengths = {array.shape[:1] for array in samples.values()}
+    fixed = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)}
+    if len(lengths) != 1 or lengths == {()} or len(fixed) > 1:
+        yield samples  # no common batch axis
+        return
+    ((rows,),) = lengths
+    batch = next(iter(fixed)) if fixed else min(largest_batch, rows)
+    if not fixed and batch > 1:
+        yield {name: array[:1] for name, array in samples.items()}
+    last = rows - batch if fixed else rows - 1
+    for start in range(0, last + 1, batch):
+        yield {name: array[start : start + batch] for name, array in samples.items()}
