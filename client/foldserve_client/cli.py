@@ -1,0 +1,14 @@
+"""Entry point of ``foldserve-client``; says what to install where the extra ``cli`` is missing."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from foldserve_client.commands import app  # noqa: PLC0415 - needs the extra
+    except ModuleNotFoundError as error:
+        if error.name not in {"rich", "typer"}:
+            raise
+        sys.exit("foldserve-client needs typer and rich: pip install 'foldserve-client[cli]'")
+    app()

@@ -1,0 +1,154 @@
+"""The commands of ``foldserve-client``. Exit codes: 0 done, 1 failed or not ready, 2 wrong usage."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+
+from foldserve_client import display
+from foldserve_client.client import Client
+from foldserve_client.errors import ClientError
+from foldserve_client.inference import InferResult, Inputs
+from foldserve_client.transport import DEFAULT_ADDRESS
+
+app = typer.Typer(
+    name="foldserve-client",
+    help="Ask a foldserve server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(help="Name of the model.", show_default=False)]
+OptionalModel = Annotated[str | None, typer.Argument(help="Name of a model; none for the server itself.")]
+Version = Annotated[str, typer.Option(help="Version of the model; none for the server's choice.")]
+Address = Annotated[str, typer.Option(help="host:port of the server.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def infer(
+    model: Model,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Inputs: .npy for a model with one input, .npz with arrays by input name.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ],
+    *,
+    output: Annotated[list[str] | None, typer.Option(help="An output to return; repeat it for more.")] = None,
+    version: Version = "",
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Run a model on the arrays in a file."""
+    inputs = _read_arrays(file)
+    with _client(address) as client:
+        result = client.infer(model, inputs, version=version, outputs=output or ())
+    if as_json:
+        _print_json(_result_as_json(result))
+    else:
+        Console().print(display.infer_result(result))
+
+
+@app.command()
+def metadata(
+    model: OptionalModel = None,
+    *,
+    version: Version = "",
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model takes and gives, or what the server is."""
+    with _client(address) as client:
+        if model is None:
+            _show(client.server_metadata(), display.server_metadata, as_json)
+        else:
+            _show(client.model_metadata(model, version=version), display.model_metadata, as_json)
+
+
+@app.command()
+def ready(
+    model: OptionalModel = None,
+    *,
+    version: Version = "",
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a model, or the server, takes requests; exit with 1 if not."""
+    with _client(address) as client:
+        is_ready = client.ready(model, version=version)
+    if as_json:
+        _print_json({"ready": is_ready})
+    else:
+        print("ready" if is_ready else "not ready")
+    raise typer.Exit(0 if is_ready else 1)
+
+
+@app.command()
+def report(
+    model: Model, *, version: Version = "", address: Address = DEFAULT_ADDRESS, as_json: AsJson = False
+) -> None:
+    """Show what folding did to a model and how near the served model is to the original."""
+    with _client(address) as client:
+        fold = client.fold_report(model, version=version)
+        parity = client.parity(model, version=version)
+    if as_json:
+        _print_json({"fold": _as_json(fold), "parity": _as_json(parity)})
+    else:
+        Console().print(display.fold_report(fold), display.parity(parity))
+
+
+@contextmanager
+def _client(address: str) -> Iterator[Client]:
+    """A client for one command; its errors end the command with 1."""
+    try:
+        with Client(address) as client:
+            yield client
+    except ClientError as error:
+        Console(stderr=True).print(f"[red]{error.code.name}[/red]", error.details, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _read_arrays(file: Path) -> Inputs:
+    try:
+        loaded = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise typer.BadParameter(f"{file} is neither .npy nor .npz: {error}") from None
+    return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
+
+
+def _show(message: Message, render: Callable[[Any], Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(_as_json(message))
+    else:
+        Console().print(render(message))
+
+
+def _result_as_json(result: InferResult) -> dict[str, Any]:
+    return {
+        "model_name": result.model_name,
+        "model_version": result.model_version,
+        "outputs": {
+            name: {"dtype": array.dtype.name, "shape": array.shape, "data": array.tolist()}
+            for name, array in result.items()
+        },
+    }
+
+
+def _as_json(message: Message) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, default=lambda element: element.decode(errors="replace")))

@@ -1,0 +1,122 @@
+"""Answers of the server as rich renderables, for people."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+from foldserve_proto import fold_service_pb2 as fold_pb
+from foldserve_proto import grpc_service_pb2 as pb
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from foldserve_client.inference import InferResult
+
+BATCH_NORMALIZATION = "BatchNormalization"
+
+
+def server_metadata(server: pb.ServerMetadataResponse) -> RenderableType:
+    """Name, version and extensions."""
+    return _facts(
+        {"server": server.name, "version": server.version, "extensions": ", ".join(server.extensions)}
+    )
+
+
+def model_metadata(model: pb.ModelMetadataResponse) -> RenderableType:
+    """Versions, properties and a table of the tensors."""
+    tensors = _table("", "tensor", "datatype", "shape")
+    for kind, tensor in [*(("input", t) for t in model.inputs), *(("output", t) for t in model.outputs)]:
+        shape = " × ".join("?" if size < 0 else str(size) for size in tensor.shape)
+        tensors.add_row(kind, escape(tensor.name), tensor.datatype, shape)
+    facts = {"model": model.name, "versions": ", ".join(model.versions), "platform": model.platform}
+    return Group(_facts(facts | dict(sorted(model.properties.items()))), tensors)
+
+
+def infer_result(result: InferResult) -> RenderableType:
+    """Each output with the beginning and the end of its values."""
+    outputs = _table("output", "dtype", "shape", "values")
+    for name, array in result.items():
+        values = np.array2string(array, threshold=64, edgeitems=4, precision=4, max_line_width=80)
+        outputs.add_row(escape(name), array.dtype.name, " × ".join(map(str, array.shape)), escape(values))
+    return Group(_facts({"model": result.model_name, "version": result.model_version}), outputs)
+
+
+def fold_report(response: fold_pb.GetFoldReportResponse) -> RenderableType:
+    """What was folded: the totals, then site by site, then the biases that are gone."""
+    report = response.report
+    sites = _table("site", "operator", "outcome", "absorbed by", "scale", "why and warnings")
+    for site in report.sites:
+        stayed = site.outcome == "stayed"
+        sites.add_row(
+            escape(site.name),
+            site.operator,
+            f"stayed ({site.reason})" if stayed else f"folded {site.direction}, tier {site.tier}",
+            escape(", ".join(site.absorbed_by)),
+            f"{site.scale_min:.3g} … {site.scale_max:.3g}" if site.HasField("scale_min") else "",
+            escape("; ".join([*([site.detail] if stayed else []), *site.warnings])),
+        )
+    biases = _table("stripped bias of", "parameters", "bytes", "fate")
+    for bias in report.stripped_biases:
+        biases.add_row(escape(bias.node), str(bias.parameters), str(bias.bytes), bias.fate)
+    facts = {
+        "model": f"{response.model_name} version {response.model_version}, served {response.variant}",
+        "provider": f"{response.provider} (asked for {response.requested_provider})",
+        "BatchNorms folded": _share_folded(report.sites),
+        "operators": _changes(report),
+        "initializers": f"{report.initializer_bytes_before} → {report.initializer_bytes_after} bytes",
+    }
+    return Group(_facts(facts), sites, *([biases] if report.stripped_biases else []))
+
+
+def parity(response: fold_pb.GetParityResponse) -> RenderableType:
+    """The verdict and its reasons, then output by output."""
+    report = response.report
+    budget = report.budget
+    outputs = _table("output", "relative L2", "scaled max", "top-1 agreement", "within budget")
+    for output in report.outputs:
+        outputs.add_row(
+            escape(output.output),
+            f"{output.relative_l2:.2e}",
+            f"{output.scaled_max:.2e}",
+            f"{output.top1_agreement:.2%}" if output.HasField("top1_agreement") else "",
+            "yes" if output.within_budget else "NO",
+        )
+    facts = {
+        "parity": report.verdict,
+        "explanation": report.explanation,
+        "reference": report.reference,
+        "candidate": report.candidate,
+        "budget": f"relative L2 {budget.relative_l2:g}, scaled max {budget.scaled_max:g}",
+        "probes": f"{len(report.probes.shapes)} {report.probes.source}",
+    }
+    return Group(_facts(facts), outputs)
+
+
+def _share_folded(sites: Iterable[fold_pb.FoldSite]) -> str:
+    norms = [site for site in sites if site.operator == BATCH_NORMALIZATION]
+    return f"{sum(site.outcome == 'folded' for site in norms)} of {len(norms)}"
+
+
+def _changes(report: fold_pb.FoldReport) -> str:
+    """Operators whose number changed, such as "BatchNormalization 3 → 0"."""
+    before, after = Counter(report.operators_before), Counter(report.operators_after)
+    changed = [
+        f"{name} {before[name]} → {after[name]}"
+        for name in sorted(before | after)
+        if before[name] != after[name]
+    ]
+    return ", ".join(changed) or "unchanged"
+
+
+def _facts(facts: dict[str, str]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        grid.add_row(f"[bold]{escape(name)}[/bold]", escape(value))
+    return grid
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -1,0 +1,133 @@
+"""A small real server: models that echo their inputs, and fixed reports."""
+
+# ruff: noqa: N802, ARG002 - gRPC names the methods and their arguments
+import threading
+
+import grpc
+from foldserve_proto import fold_service_pb2 as fold_pb
+from foldserve_proto import fold_service_pb2_grpc as fold_service
+from foldserve_proto import grpc_service_pb2 as pb
+from foldserve_proto import grpc_service_pb2_grpc as inference_service
+
+Tensor = tuple[str, str, list[int]]
+
+
+class EchoServicer(inference_service.GRPCInferenceServiceServicer):
+    """Models whose outputs are their inputs, in order; tests add and replace models and read the requests."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, pb.ModelMetadataResponse] = {}
+        self.requests: list[pb.ModelInferRequest] = []
+        self.metadata_requests: list[pb.ModelMetadataRequest] = []
+        self.failures: dict[str, tuple[grpc.StatusCode, str]] = {}
+        self.stuck = threading.Event()
+        self.is_ready = True
+
+    def serve(self, name: str, inputs: list[Tensor], outputs: list[str]) -> None:
+        """Add or replace a model."""
+        metadata = pb.ModelMetadataResponse(name=name, versions=["1"], platform="echo")
+        for tensor, datatype, shape in inputs:
+            metadata.inputs.add(name=tensor, datatype=datatype, shape=shape)
+        for tensor, source in zip(outputs, inputs, strict=True):
+            metadata.outputs.add(name=tensor, datatype=source[1], shape=source[2])
+        self.models[name] = metadata
+
+    def ServerLive(
+        self, request: pb.ServerLiveRequest, context: grpc.ServicerContext
+    ) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(
+        self, request: pb.ServerReadyRequest, context: grpc.ServicerContext
+    ) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self.is_ready)
+
+    def ModelReady(
+        self, request: pb.ModelReadyRequest, context: grpc.ServicerContext
+    ) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(ready=request.name in self.models and request.version in {"", "1"})
+
+    def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="echo", version="1.2", extensions=["binary_tensor_data"])
+
+    def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        self.metadata_requests.append(request)
+        return self._model(request.name, context)
+
+    def ModelInfer(
+        self, request: pb.ModelInferRequest, context: grpc.ServicerContext
+    ) -> pb.ModelInferResponse:
+        self.requests.append(request)
+        if request.model_name == "stuck":
+            self.stuck.wait()
+        if request.model_name in self.failures:
+            context.abort(*self.failures[request.model_name])
+        model = self._model(request.model_name, context)
+        if [(t.name, t.datatype) for t in request.inputs] != [(t.name, t.datatype) for t in model.inputs]:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the inputs are others now")
+        response = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+        wanted = {output.name for output in request.outputs} or {output.name for output in model.outputs}
+        echoes = zip(model.outputs, request.inputs, request.raw_input_contents, strict=True)
+        for output, source, raw in echoes:
+            if output.name in wanted:
+                response.outputs.add(name=output.name, datatype=source.datatype, shape=source.shape)
+                response.raw_output_contents.append(raw)
+        return response
+
+    def _model(self, name: str, context: grpc.ServicerContext) -> pb.ModelMetadataResponse:
+        if name not in self.models:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no model '{name}'")
+        return self.models[name]
+
+
+class ReportServicer(fold_service.FoldServiceServicer):
+    """Fixed reports for any model."""
+
+    def GetFoldReport(
+        self, request: fold_pb.GetFoldReportRequest, context: grpc.ServicerContext
+    ) -> fold_pb.GetFoldReportResponse:
+        response = fold_pb.GetFoldReportResponse(
+            model_name=request.name,
+            model_version=request.version or "1",
+            variant="folded",
+            requested_provider="auto",
+            provider="CPUExecutionProvider",
+        )
+        report = response.report
+        report.sites.add(
+            name="bn1",
+            operator="BatchNormalization",
+            outcome="folded",
+            tier=0,
+            direction="up",
+            absorbed_by=["conv1"],
+            scale_min=0.5,
+            scale_max=2.0,
+            warnings=["huge_scale"],
+        )
+        report.sites.add(
+            name="bn2",
+            operator="BatchNormalization",
+            outcome="stayed",
+            reason="padding",
+            detail="Conv 'conv2' pads with zeros [0]",
+        )
+        report.stripped_biases.add(node="conv1", parameters=8, bytes=32, fate="absorbed")
+        report.operators_before.update({"Conv": 2, "BatchNormalization": 2})
+        report.operators_after.update({"Conv": 2, "BatchNormalization": 1})
+        return response
+
+    def GetParity(
+        self, request: fold_pb.GetParityRequest, context: grpc.ServicerContext
+    ) -> fold_pb.GetParityResponse:
+        response = fold_pb.GetParityResponse(model_name=request.name, model_version="1", variant="folded")
+        report = response.report
+        report.verdict = "within_budget"
+        report.explanation = "every output keeps the budget"
+        report.budget.relative_l2 = 1e-5
+        report.outputs.add(output="logits", relative_l2=1.5e-7, top1_agreement=1.0, within_budget=True)
+        return response

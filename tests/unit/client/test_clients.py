@@ -1,0 +1,174 @@
+"""Both clients against a real server."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+from foldserve_client import (
+    AsyncClient,
+    Client,
+    ClientError,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+from unit.client.both import AnyClient
+from unit.client.echo import EchoServicer
+
+IMAGES = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+def test_infer_on_the_only_input_gives_the_only_output(client: AnyClient, echo: EchoServicer) -> None:
+    result = client.infer("echo", IMAGES)
+    np.testing.assert_array_equal(result.output, IMAGES)
+    assert result.output.dtype == np.float32
+    assert list(result) == ["y"]
+    assert (result.model_name, result.model_version) == ("echo", "1")
+    assert not echo.requests[0].inputs[0].HasField("contents")
+
+
+def test_infer_by_name_with_everything_that_can_be_asked(client: AnyClient, echo: EchoServicer) -> None:
+    result = client.infer(
+        "pair",
+        {"b": np.array(["é", b"\x00"], object), "a": [1, 2]},
+        version="1",
+        outputs=["d"],
+        request_id="r1",
+        parameters={"flag": True, "count": -3, "share": 0.5, "name": "n"},
+    )
+    assert result["d"].tolist() == ["é".encode(), b"\x00"]
+    assert list(result) == ["d"]
+    assert result.request_id == "r1"
+    (request,) = echo.requests
+    assert request.model_version == "1"
+    assert request.parameters["flag"].bool_param is True
+    assert request.parameters["count"].int64_param == -3
+    assert request.parameters["share"].double_param == 0.5
+    assert request.parameters["name"].string_param == "n"
+
+
+def test_only_output_of_several_is_refused_naming_them(client: AnyClient) -> None:
+    result = client.infer("pair", {"a": [1], "b": ["x"]})
+    with pytest.raises(ValueError, match="c, d"):
+        _ = result.output
+
+
+def test_messages_beyond_the_default_limit_of_grpc_pass(client: AnyClient, echo: EchoServicer) -> None:
+    large = np.ones((400_000, 4), np.float32)  # 6.4 MB; gRPC's own limit is 4 MiB
+    echo.serve("large", [("x", "FP32", [-1, -1])], ["y"])
+    np.testing.assert_array_equal(client.infer("large", large).output, large)
+
+
+def test_metadata_is_read_once(client: AnyClient, echo: EchoServicer) -> None:
+    client.infer("echo", IMAGES)
+    client.infer("echo", IMAGES)
+    assert len(echo.metadata_requests) == 1
+    assert len(echo.requests) == 2
+
+
+def test_a_replaced_model_is_noticed_before_sending(client: AnyClient, echo: EchoServicer) -> None:
+    client.infer("echo", IMAGES)
+    echo.serve("echo", [("z", "FP64", [-1])], ["y"])
+    result = client.infer("echo", {"z": np.ones(3)})
+    np.testing.assert_array_equal(result.output, np.ones(3))
+
+
+def test_a_replaced_model_is_noticed_by_the_servers_refusal(client: AnyClient, echo: EchoServicer) -> None:
+    client.infer("echo", IMAGES)
+    echo.serve("echo", [("renamed", "FP32", [-1, 4])], ["y"])
+    np.testing.assert_array_equal(client.infer("echo", IMAGES).output, IMAGES)
+
+
+def test_a_refusal_stands_if_the_metadata_is_the_same(client: AnyClient, echo: EchoServicer) -> None:
+    client.infer("echo", IMAGES)
+    echo.failures["echo"] = (grpc.StatusCode.INVALID_ARGUMENT, "not this one")
+    with pytest.raises(InvalidArgument, match="INVALID_ARGUMENT: not this one"):
+        client.infer("echo", IMAGES)
+    assert len(echo.requests) == 2
+
+
+def test_a_wrong_array_is_refused_before_sending(client: AnyClient, echo: EchoServicer) -> None:
+    with pytest.raises(InvalidArgument, match=r"input 'x' \(FP32 \[-1, 4\]\): got an array of float64"):
+        client.infer("echo", IMAGES.astype(np.float64))
+    assert echo.requests == []
+
+
+def test_an_unknown_model_is_not_found(client: AnyClient) -> None:
+    with pytest.raises(NotFound, match="no model 'none'") as caught:
+        client.infer("none", IMAGES)
+    assert caught.value.code is grpc.StatusCode.NOT_FOUND
+    assert caught.value.details == "no model 'none'"
+
+
+def test_a_code_without_a_class_of_its_own_is_kept(client: AnyClient, echo: EchoServicer) -> None:
+    echo.failures["echo"] = (grpc.StatusCode.PERMISSION_DENIED, "")
+    with pytest.raises(ClientError) as caught:
+        client.infer("echo", IMAGES)
+    assert type(caught.value) is ClientError
+    assert caught.value.code is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_the_timeout_of_a_method_ends_it(client: AnyClient, echo: EchoServicer) -> None:
+    echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
+    with pytest.raises(DeadlineExceeded):
+        client.infer("stuck", IMAGES, timeout=0.3)
+
+
+def test_the_timeout_covers_reading_the_metadata_too(client: AnyClient, echo: EchoServicer) -> None:
+    with pytest.raises(DeadlineExceeded):
+        client.infer("echo", IMAGES, timeout=0.0)
+    assert echo.requests == []
+
+
+def test_health(client: AnyClient, echo: EchoServicer) -> None:
+    assert client.live()
+    assert client.ready()
+    assert client.ready("echo")
+    assert client.ready("echo", version="1")
+    assert not client.ready("echo", version="2")
+    assert not client.ready("none")
+    echo.is_ready = False
+    assert not client.ready()
+
+
+def test_metadata(client: AnyClient) -> None:
+    assert client.server_metadata().extensions == ["binary_tensor_data"]
+    metadata = client.model_metadata("echo")
+    assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [("x", "FP32", [-1, 4])]
+
+
+def test_reports(client: AnyClient) -> None:
+    fold = client.fold_report("echo", version="7")
+    assert (fold.model_name, fold.model_version) == ("echo", "7")
+    assert [site.outcome for site in fold.report.sites] == ["folded", "stayed"]
+    assert client.parity("echo").report.outputs[0].top1_agreement == 1.0
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(Unavailable):
+        client.live()
+
+
+async def test_asyncio_requests_run_side_by_side(address: str, echo: EchoServicer) -> None:
+    echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
+    async with AsyncClient(address, timeout=10) as client:
+        waiting = asyncio.create_task(client.infer("stuck", IMAGES))
+        answers = await asyncio.gather(*(client.infer("echo", IMAGES + i) for i in range(3)))
+        assert not waiting.done()
+        for i, answer in enumerate(answers):
+            np.testing.assert_array_equal(answer.output, IMAGES + i)
+        echo.stuck.set()
+        np.testing.assert_array_equal((await waiting).output, IMAGES)
+
+
+async def test_an_asyncio_request_can_be_cancelled(address: str, echo: EchoServicer) -> None:
+    echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
+    async with AsyncClient(address, timeout=10) as client:
+        waiting = asyncio.create_task(client.infer("stuck", IMAGES))
+        await client.infer("echo", IMAGES)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        np.testing.assert_array_equal((await client.infer("echo", IMAGES)).output, IMAGES)

@@ -1,0 +1,103 @@
+"""foldserve-client against a real server."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foldserve_client import cli
+from foldserve_client.commands import app
+from typer.testing import CliRunner, Result
+
+IMAGES = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_infer_reads_npy_and_npz(address: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", IMAGES)
+    result = run("infer", "echo", tmp_path / "x.npy", "--address", address, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.output)["outputs"]["y"] == {
+        "dtype": "float32",
+        "shape": [2, 4],
+        "data": IMAGES.tolist(),
+    }
+    np.savez(tmp_path / "ab.npz", a=np.array([1]), b=np.array(["word"]))
+    result = run("infer", "pair", tmp_path / "ab.npz", "--output", "d", "--address", address, "--json")
+    assert json.loads(result.output)["outputs"] == {"d": {"dtype": "object", "shape": [1], "data": ["word"]}}
+
+
+def test_infer_shows_a_table(address: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", IMAGES)
+    result = run("infer", "echo", tmp_path / "x.npy", "--address", address)
+    assert result.exit_code == 0
+    assert "float32" in result.output
+    assert "2 × 4" in result.output
+
+
+def test_infer_with_the_wrong_dtype_fails_saying_what_was_expected(address: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", IMAGES.astype(np.float64))
+    result = run("infer", "echo", tmp_path / "x.npy", "--address", address)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("INVALID_ARGUMENT input 'x' (FP32 [-1, 4]): got an array of float64")
+
+
+def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(b"not an array")
+    assert run("infer", "echo", tmp_path / "none.npy").exit_code == 2
+    assert run("infer", "echo", tmp_path / "x.npy").exit_code == 2
+    assert run("infer").exit_code == 2
+
+
+def test_metadata_of_server_and_model(address: str) -> None:
+    assert "binary_tensor_data" in run("metadata", "--address", address).output
+    assert "? × 4" in run("metadata", "echo", "--address", address).output
+    described = json.loads(run("metadata", "echo", "--address", address, "--json").output)
+    assert described["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["-1", "4"]}]
+
+
+def test_ready_tells_by_exit_code(address: str) -> None:
+    assert run("ready", "--address", address).exit_code == 0
+    assert run("ready", "echo", "--address", address).output == "ready\n"
+    result = run("ready", "none", "--address", address, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.output) == {"ready": False}
+
+
+def test_a_server_that_is_not_there_fails(address: str) -> None:
+    result = run("ready", "--address", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("UNAVAILABLE")
+
+
+def test_report_shows_folds_biases_and_parity(address: str) -> None:
+    shown = run("report", "echo", "--address", address).output
+    for text in (
+        "1 of 2",
+        "BatchNormalization 2 → 1",
+        "folded up, tier 0",
+        "stayed (padding)",
+        "Conv 'conv2' pads with zeros [0]",
+        "CPUExecutionProvider (asked for auto)",
+        "absorbed",
+        "within_budget",
+        "1.50e-07",
+        "100.00%",
+    ):
+        assert text in shown, shown
+    as_json = json.loads(run("report", "echo", "--address", address, "--json").output)
+    assert as_json["fold"]["report"]["sites"][1]["reason"] == "padding"
+    assert as_json["parity"]["report"]["verdict"] == "within_budget"
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "foldserve_client.commands")
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit, match=r"pip install 'foldserve-client\[cli\]'"):
+        cli.main()
