@@ -39,7 +39,7 @@ class ParityBudget(_Settings):
     """How far a model's answers may move before the unfolded model is served instead."""
 
     relative_l2: float = Field(default=1e-5, gt=0)
-    """Largest ‖served − reference‖₂ / ‖reference‖₂ of any output; the float32 default is fifty times noise."""
+    """Largest ‖served − reference‖₂ / ‖reference‖₂ of any output; by default fifty times float32's noise."""
 
     scaled_max: float = Field(default=1e-4, gt=0)
     """Largest max|served − reference| / max|reference| of any output."""

@@ -1,0 +1,68 @@
+# Everything a newcomer needs: `make demo` and `make test` set themselves up.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+TRITON_VENV := .venv-triton
+BIN := $(VENV)/bin
+PIP := -m pip --disable-pip-version-check
+DISTRIBUTIONS := $(wildcard proto/pyproject.toml server/pyproject.toml client/pyproject.toml)
+# onnxruntime-gpu (which runs on CPUs too) has wheels for Linux on x86-64 only.
+ENGINE := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
+CONTRACT := $(shell find proto -name '*.proto')
+
+# ONNX Runtime writes a device id under the home folder unless it is told not to.
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: help setup demo run example test lint format clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup: $(VENV)/.complete ## Make .venv with the three distributions and every tool
+
+$(VENV)/.complete: $(DISTRIBUTIONS) $(CONTRACT) constraints.txt requirements-dev.txt proto/setup.py
+	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing foldserve-proto, foldserve and foldserve-client (the first time takes minutes) ..."
+	@$(BIN)/python $(PIP) install -c constraints.txt -r requirements-dev.txt \
+		-e proto -e 'server[$(ENGINE),pt2]' -e 'client[cli]' | grep -vE '^(Requirement already|Looking in|  )' || true
+	@$(BIN)/python -c 'import foldserve, foldserve_proto, foldserve_client'
+	@touch $@
+
+$(TRITON_VENV)/.complete: $(VENV)/.complete requirements-triton.txt
+	@test -x $(TRITON_VENV)/bin/python || { echo "Making $(TRITON_VENV) ..."; $(PYTHON) -m venv $(TRITON_VENV); }
+	@$(TRITON_VENV)/bin/python $(PIP) install -q -r requirements-triton.txt -e proto -e client
+	@touch $@
+
+demo: setup ## Serve the bundled model, send it real digits, show what happened, stop
+	@$(BIN)/python examples/demo.py
+
+run: setup ## Serve the bundled models in the foreground
+	@printf '%s\n' \
+		'When the log says "ready", try in another terminal:' \
+		'  .venv/bin/foldserve-client ready digits' \
+		'  .venv/bin/foldserve-client report digits' \
+		'  .venv/bin/foldserve-client infer digits examples/models/digits/samples.npz' \
+		'  curl localhost:8002/metrics' \
+		'Ctrl-C stops the server.' ''
+	@exec $(BIN)/foldserve serve --repository examples/models
+
+example: setup ## Train the bundled model again and write its artefacts
+	@$(BIN)/python examples/train_digits.py
+
+test: setup $(TRITON_VENV)/.complete ## Pass all tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## Check style, formatting and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy server/foldserve client/foldserve_client proto/foldserve_proto examples tests
+
+format: setup ## Mend style and formatting
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean: ## Remove everything that setup made
+	rm -rf $(VENV) $(TRITON_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""``python -m foldserve``."""
+
+from foldserve.cli import main
+
+main()

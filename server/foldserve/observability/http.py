@@ -1,0 +1,69 @@
+"""The HTTP side: /metrics for Prometheus, /livez and /readyz for whoever restarts or balances."""
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+TEXT = "text/plain; charset=utf-8"
+
+
+class HttpServer:
+    """Serves the three paths from a thread of its own until closed.
+
+    ``not_ready`` returns why the server is not ready, an empty text when it is.
+    """
+
+    def __init__(
+        self, host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], str]
+    ) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = 30
+
+            def do_GET(self) -> None:
+                match self.path.partition("?")[0]:
+                    case "/metrics":
+                        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                        self._answer(200, content_type, encode(registry))
+                    case "/livez":
+                        self._answer(200, TEXT, b"live\n")
+                    case "/readyz":
+                        reason = not_ready()
+                        self._answer(503 if reason else 200, TEXT, f"{reason or 'ready'}\n".encode())
+                    case _:
+                        self._answer(404, TEXT, b"this server answers /metrics, /livez and /readyz\n")
+
+            def _answer(self, status: int, content_type: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Probes and scrapes are no news."""
+
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,1 @@
+"""The gRPC side: servicers, the tensor codec, health, reflection and the server they live in."""

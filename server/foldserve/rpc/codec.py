@@ -1,0 +1,170 @@
+"""Tensors on the wire: protocol messages to numpy arrays and back.
+
+Raw contents are read in place: the array is a read-only view of the message's bytes. A request with typed
+contents is answered with typed contents, unless an output has a type that exists only in raw form.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from foldserve_proto import grpc_service_pb2 as pb
+
+from foldserve.errors import InvalidRequest, NotSupported
+from foldserve.runtime.tensors import TensorSpec
+from foldserve.serving.datatypes import DTYPES, datatype_name
+from foldserve.serving.validation import Array
+
+TYPED_FIELDS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Field of InferTensorContents for each datatype; FP16 and BF16 exist only as raw contents."""
+
+MAX_ELEMENTS = 2**40
+MAX_DIMENSIONS = 64
+"""No tensor has more elements or dimensions than these: a larger shape is a mistake or an attack."""
+
+UNSUPPORTED_PARAMETERS = ("shared_memory_region", "classification")
+
+
+def decode_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
+    """The input tensors of a request by name; raises :class:`InvalidRequest` naming the tensor at fault."""
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidRequest(
+            f"raw_input_contents has {len(raw)} buffers for {len(request.inputs)} inputs; send one for each"
+        )
+    arrays: dict[str, Array] = {}
+    for index, tensor in enumerate(request.inputs):
+        _refuse_unsupported(tensor.name, tensor.parameters)
+        if tensor.name in arrays:
+            raise InvalidRequest(f"input '{tensor.name}' is given twice")
+        if raw and tensor.HasField("contents"):
+            raise InvalidRequest(f"input '{tensor.name}' has both raw and typed contents; send one of them")
+        shape = _shape(tensor)
+        flat = (
+            _from_raw(tensor, raw[index], math.prod(shape)) if raw else _from_typed(tensor, math.prod(shape))
+        )
+        arrays[tensor.name] = flat.reshape(shape)
+    return arrays
+
+
+def requested_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
+    """Names of the outputs that a request asks for; empty for all."""
+    for output in request.outputs:
+        _refuse_unsupported(output.name, output.parameters)
+    return tuple(output.name for output in request.outputs)
+
+
+def encode_outputs(
+    response: pb.ModelInferResponse, named: Sequence[tuple[str, Array]], *, typed: bool
+) -> None:
+    """Append output tensors to a response, in typed contents if asked for and possible, else raw."""
+    typed = typed and all(datatype_name(array.dtype) in TYPED_FIELDS for _, array in named)
+    for name, array in named:
+        datatype = datatype_name(array.dtype)
+        tensor = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+        if typed:
+            getattr(tensor.contents, TYPED_FIELDS[datatype]).extend(array.ravel().tolist())
+        elif datatype == "BYTES":
+            response.raw_output_contents.append(b"".join(_length_prefixed(array.ravel().tolist())))
+        else:
+            response.raw_output_contents.append(array.tobytes())
+
+
+def is_typed(request: pb.ModelInferRequest) -> bool:
+    """Whether a request carries its inputs as typed contents."""
+    return not request.raw_input_contents and any(tensor.HasField("contents") for tensor in request.inputs)
+
+
+def wire_shape(spec: TensorSpec) -> list[int]:
+    """A tensor's shape as metadata tells it: −1 for every dimension that may vary."""
+    return [dim if isinstance(dim, int) else -1 for dim in spec.shape or ()]
+
+
+def _refuse_unsupported(tensor: str, parameters: object) -> None:
+    for parameter in UNSUPPORTED_PARAMETERS:
+        if parameter in parameters:  # type: ignore[operator]
+            raise NotSupported(f"tensor '{tensor}': parameter '{parameter}' is not supported by this server")
+
+
+def _shape(tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
+    shape = tuple(tensor.shape)
+    if tensor.datatype not in DTYPES:
+        raise InvalidRequest(
+            f"input '{tensor.name}': unknown datatype '{tensor.datatype}'; "
+            f"the protocol has {', '.join(DTYPES)}"
+        )
+    size = math.prod(max(dim, 1) for dim in shape)
+    if len(shape) > MAX_DIMENSIONS or size > MAX_ELEMENTS or any(dim < 0 for dim in shape):
+        raise InvalidRequest(f"input '{tensor.name}': shape {list(shape)} is not the shape of a tensor")
+    return shape
+
+
+def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes, count: int) -> Array:
+    if tensor.datatype == "BYTES":
+        return _from_length_prefixed(tensor.name, raw, count)
+    dtype = DTYPES[tensor.datatype]
+    if len(raw) != count * dtype.itemsize:
+        raise InvalidRequest(
+            f"input '{tensor.name}': {tensor.datatype} {list(tensor.shape)} takes "
+            f"{count * dtype.itemsize} bytes, got {len(raw)}"
+        )
+    return np.frombuffer(raw, dtype)
+
+
+def _from_typed(tensor: pb.ModelInferRequest.InferInputTensor, count: int) -> Array:
+    if tensor.datatype not in TYPED_FIELDS:
+        raise InvalidRequest(f"input '{tensor.name}': {tensor.datatype} exists only as raw contents")
+    expected = TYPED_FIELDS[tensor.datatype]
+    for field, _ in tensor.contents.ListFields():
+        if field.name != expected:
+            raise InvalidRequest(
+                f"input '{tensor.name}': {tensor.datatype} belongs in {expected}, got {field.name}"
+            )
+    values = getattr(tensor.contents, expected)
+    if len(values) != count:
+        raise InvalidRequest(
+            f"input '{tensor.name}': shape {list(tensor.shape)} takes {count} elements, "
+            f"got {len(values)} in {expected}"
+        )
+    try:
+        return np.fromiter(values, DTYPES[tensor.datatype], count)
+    except OverflowError as error:
+        raise InvalidRequest(f"input '{tensor.name}': {error}") from None
+
+
+def _from_length_prefixed(name: str, raw: bytes, count: int) -> Array:
+    """BYTES in raw form: each element is its length as 4 little-endian bytes, then its bytes."""
+    elements: list[bytes] = []
+    position = 0
+    while position + 4 <= len(raw):
+        (length,) = struct.unpack_from("<I", raw, position)
+        elements.append(raw[position + 4 : position + 4 + length])
+        position += 4 + length
+    if position != len(raw) or len(elements) != count:
+        raise InvalidRequest(
+            f"input '{name}': expected {count} BYTES elements, each a 4-byte little-endian length and its "
+            f"bytes; the {len(raw)} bytes sent hold {len(elements)} whole ones"
+        )
+    array = np.empty(count, dtype=np.object_)
+    array[:] = elements
+    return array
+
+
+def _length_prefixed(elements: Sequence[bytes]) -> Iterator[bytes]:
+    for element in elements:
+        yield struct.pack("<I", len(element))
+        yield element

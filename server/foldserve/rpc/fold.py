@@ -1,0 +1,48 @@
+"""foldserve.v1.FoldService: what was folded, and how near the folded model is."""
+
+import grpc
+from foldserve_proto import fold_service_pb2 as pb
+from foldserve_proto import fold_service_pb2_grpc as service
+from google.protobuf import json_format
+
+from foldserve.serving.manager import ModelManager
+
+
+class FoldServicer(service.FoldServiceServicer):
+    """The reports that a load leaves behind, as messages whose fields have the reports' names."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
+
+    def GetFoldReport(
+        self, request: pb.GetFoldReportRequest, context: grpc.ServicerContext
+    ) -> pb.GetFoldReportResponse:
+        """Which BatchNorms went where, which biases were stripped, and why the rest stayed."""
+        servable = self._manager.servable(request.name, request.version)
+        provenance = servable.provenance
+        response = pb.GetFoldReportResponse(
+            model_name=servable.name,
+            model_version=str(servable.version),
+            variant=provenance.variant,
+            requested_provider=provenance.requested_provider,
+            provider=servable.provider,
+        )
+        json_format.ParseDict(provenance.fold_report.model_dump(mode="json"), response.report)
+        return response
+
+    def GetParity(self, request: pb.GetParityRequest, context: grpc.ServicerContext) -> pb.GetParityResponse:
+        """How near the served model was to the unfolded reference at load."""
+        servable = self._manager.servable(request.name, request.version)
+        provenance = servable.provenance
+        response = pb.GetParityResponse(
+            model_name=servable.name, model_version=str(servable.version), variant=provenance.variant
+        )
+        report = provenance.parity_report.model_dump(mode="json")
+        report["probes"]["shapes"] = [_wrapped(shapes) for shapes in report["probes"]["shapes"]]
+        json_format.ParseDict(report, response.report)
+        return response
+
+
+def _wrapped(shapes: dict[str, list[int]]) -> dict[str, dict[str, dict[str, list[int]]]]:
+    """Shapes by input name as messages: protobuf has no maps of lists."""
+    return {"inputs": {name: {"dims": dims} for name, dims in shapes.items()}}

@@ -1,0 +1,91 @@
+"""The gRPC server: our services, health and reflection on one port."""
+
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import grpc
+from foldserve_proto import fold_service_pb2, fold_service_pb2_grpc, grpc_service_pb2, grpc_service_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from foldserve.errors import ConfigurationError
+from foldserve.observability.metrics import Metrics
+from foldserve.rpc.fold import FoldServicer
+from foldserve.rpc.inference import InferenceServicer
+from foldserve.rpc.interceptor import OutcomeInterceptor
+from foldserve.rpc.reflection import reflection_pool
+from foldserve.serving.data_plane import DataPlane
+from foldserve.serving.manager import ModelManager
+from foldserve.settings import ServerSettings
+
+INFERENCE_SERVICE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+FOLD_SERVICE = fold_service_pb2.DESCRIPTOR.services_by_name["FoldService"].full_name
+SERVER_HEALTH = ("", INFERENCE_SERVICE)
+"""Health names that stand for the server as a whole; every other name is a model's."""
+
+
+class GrpcServer:
+    """Listens from ``__enter__`` to ``stop``; health follows what it is told."""
+
+    def __init__(self, settings: ServerSettings, manager: ModelManager, metrics: Metrics) -> None:
+        self._health = health.HealthServicer(
+            experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(4, "health")
+        )
+        self._server = grpc.server(
+            ThreadPoolExecutor(settings.grpc_workers, "rpc"),
+            interceptors=[OutcomeInterceptor(metrics, manager.labels)],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        data_plane = DataPlane(manager, metrics)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            InferenceServicer(manager, data_plane), self._server
+        )
+        fold_service_pb2_grpc.add_FoldServiceServicer_to_server(FoldServicer(manager), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = (INFERENCE_SERVICE, FOLD_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(services, self._server, pool=reflection_pool())
+        self.port = self._listen(settings)
+
+    def set_ready(self, ready: bool) -> None:
+        """Tell health whether the server as a whole serves."""
+        for name in SERVER_HEALTH:
+            self._set_health(name, ready)
+
+    def set_model_ready(self, model: str, ready: bool) -> None:
+        """Tell health whether a model serves."""
+        self._set_health(model, ready)
+
+    def stop(self, grace_s: float) -> None:
+        """Refuse new RPCs, let the running ones finish for ``grace_s`` seconds, then cancel them."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(grace_s).wait()
+
+    def __enter__(self) -> Self:
+        self.set_ready(False)
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(0)
+
+    def _listen(self, settings: ServerSettings) -> int:
+        address = f"{settings.host}:{settings.grpc_port}"
+        try:
+            return self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"gRPC cannot listen on {address}: {error}; is the port taken? (--grpc-port 0 picks a free one)"
+            ) from None
+
+    def _set_health(self, name: str, ready: bool) -> None:
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        self._health.set(name, status)

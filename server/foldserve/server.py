@@ -1,0 +1,72 @@
+"""A whole server in one process: models, gRPC and HTTP, from start to clean end."""
+
+import threading
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from foldserve.observability.http import HttpServer
+from foldserve.observability.logging import get_logger
+from foldserve.observability.metrics import Metrics
+from foldserve.rpc.server import GrpcServer
+from foldserve.serving.manager import ModelManager
+from foldserve.settings import ServerSettings
+
+log = get_logger()
+
+
+class Server:
+    """Listens at once, loads in the background, and leaves in an order that one can read.
+
+    Raises :class:`ConfigurationError` where it cannot start.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        metrics = Metrics()
+        self._manager = ModelManager(settings, metrics, self._model_ready)
+        self._manager.discover()
+        self._grpc = GrpcServer(settings, self._manager, metrics)
+        self._http = HttpServer(settings.host, settings.http_port, metrics.registry, self._manager.not_ready)
+        self._loading = threading.Thread(target=self._load, name="load", daemon=True)
+        self._running = ExitStack()
+
+    @property
+    def grpc_port(self) -> int:
+        """The port gRPC listens on."""
+        return self._grpc.port
+
+    @property
+    def http_port(self) -> int:
+        """The port HTTP listens on."""
+        return self._http.port
+
+    def not_ready(self) -> str:
+        """Why the server is not ready; empty when it is."""
+        return self._manager.not_ready()
+
+    def __enter__(self) -> Self:
+        self._running.enter_context(self._http)
+        self._running.enter_context(self._grpc)
+        log.info("listening", grpc_port=self.grpc_port, http_port=self.http_port, host=self._settings.host)
+        self._loading.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Not ready → no new requests → drain → close the models → close the ports."""
+        log.info("stopping", drain_timeout_s=self._settings.drain_timeout_s)
+        self._manager.stop_accepting()
+        self._grpc.stop(self._settings.drain_timeout_s)
+        self._manager.close()
+        self._running.close()
+        log.info("stopped")
+
+    def _load(self) -> None:
+        self._manager.load_all()
+        self._grpc.set_ready(True)
+        log.info("ready", models=self._manager.ready_models())
+
+    def _model_ready(self, model: str, ready: bool) -> None:
+        self._grpc.set_model_ready(model, ready)

@@ -1,0 +1,1 @@
+"""Models ready to answer: repository, lifecycle, loading, servables and the data plane."""

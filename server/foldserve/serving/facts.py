@@ -1,0 +1,49 @@
+"""What is told about a servable: one set of facts for metadata, log lines and metrics."""
+
+from collections import Counter
+
+from foldserve.folding.report import BATCH_NORMALIZATION
+from foldserve.observability.metrics import Metrics
+from foldserve.serving.servable import Servable
+
+
+def summary(servable: Servable) -> dict[str, str | int | float]:
+    """The facts that fit on a line, by names that metadata properties and log lines share."""
+    provenance = servable.provenance
+    fold, parity = provenance.fold_report, provenance.parity_report
+    facts: dict[str, str | int | float] = {
+        "variant": provenance.variant,
+        "provider_requested": provenance.requested_provider,
+        "provider": servable.provider,
+        "batchnorms": fold.batch_norms,
+        "batchnorms_folded": fold.batch_norms_folded,
+        "biases_stripped": len(fold.stripped_biases),
+        "parity_verdict": parity.verdict,
+        "load_seconds": round(sum(provenance.stage_seconds.values()), 3),
+    }
+    if fold.hint:
+        facts["hint"] = fold.hint
+    return facts
+
+
+def publish(servable: Servable, metrics: Metrics) -> None:
+    """Set the gauges of a servable that just became ready."""
+    model, version = servable.name, str(servable.version)
+    provenance = servable.provenance
+    fold = provenance.fold_report
+    metrics.ready.labels(model, version).set(1)
+    metrics.provider_info.labels(model, version, provenance.requested_provider, servable.provider).set(1)
+    metrics.variant_info.labels(model, version, provenance.variant).set(1)
+    fates = Counter(
+        (site.outcome, site.reason or "") for site in fold.sites if site.operator == BATCH_NORMALIZATION
+    )
+    for (outcome, reason), count in fates.items():
+        metrics.batchnorms.labels(model, version, outcome, reason).set(count)
+    metrics.biases_stripped.labels(model, version).set(len(fold.stripped_biases))
+    for stage, seconds in provenance.stage_seconds.items():
+        metrics.load_duration.labels(model, version, stage).set(seconds)
+    for output in provenance.parity_report.outputs:
+        metrics.parity_relative_l2.labels(model, version, output.output).set(output.relative_l2)
+        metrics.parity_scaled_max.labels(model, version, output.output).set(output.scaled_max)
+        if output.top1_agreement is not None:
+            metrics.parity_top1_agreement.labels(model, version, output.output).set(output.top1_agreement)

@@ -1,0 +1,169 @@
+"""Which model versions there are, what state each is in, and the one that answers a request."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from foldserve.errors import FoldserveError, InvalidRequest, ModelNotFound, ModelNotReady
+from foldserve.observability.logging import get_logger
+from foldserve.observability.metrics import Metrics
+from foldserve.serving.facts import publish, summary
+from foldserve.serving.lifecycle import Lifecycle, State
+from foldserve.serving.loader import load
+from foldserve.serving.repository import ModelVersion, latest, scan
+from foldserve.serving.servable import Servable
+from foldserve.settings import ServerSettings
+
+PARALLEL_LOADS = 2
+
+log = get_logger()
+
+
+@dataclass
+class Entry:
+    """A model version on its way through life."""
+
+    source: ModelVersion
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    servable: Servable | None = None
+
+
+class ModelManager:
+    """Loads the models of the repositories and hands out servables.
+
+    ``on_ready`` is told each time a model becomes ready (True) or stops being so (False).
+    """
+
+    def __init__(
+        self, settings: ServerSettings, metrics: Metrics, on_ready: Callable[[str, bool], None]
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._on_ready = on_ready
+        self._entries: dict[str, dict[int, Entry]] = {}
+        self._loaded = threading.Event()
+        self._draining = False
+
+    def discover(self) -> None:
+        """Find the models to load; raises :class:`ConfigurationError` for an unreadable repository."""
+        sources = latest(scan(self._settings.repository))
+        self._entries = {source.name: {source.version: Entry(source)} for source in sources}
+
+    def load_all(self) -> None:
+        """Load the discovered models; one that fails keeps its reason and stops no other."""
+        with ThreadPoolExecutor(PARALLEL_LOADS, thread_name_prefix="load") as pool:
+            list(pool.map(self._load, self.entries()))
+        self._loaded.set()
+
+    def entries(self) -> list[Entry]:
+        """Every known model version."""
+        return [entry for versions in self._entries.values() for entry in versions.values()]
+
+    def not_ready(self) -> str:
+        """Why the server as a whole is not ready; empty when it is.
+
+        It is ready once every model of the start has been tried: one broken model does not take the others
+        out of service.
+        """
+        if self._draining:
+            return "the server is stopping"
+        if self._loaded.is_set():
+            return ""
+        loading = [entry.source.name for entry in self.entries() if entry.lifecycle.state is not State.READY]
+        return f"loading {', '.join(loading) or 'the repository'}"
+
+    def servable(self, name: str, version: str = "") -> Servable:
+        """The servable for a model, the newest ready one when no version is given.
+
+        Raises :class:`ModelNotFound`, and :class:`ModelNotReady` where the model is known but does not serve.
+        """
+        entry = self._entry(name, version)
+        if entry.servable is None or entry.lifecycle.state is not State.READY:
+            reason = f": {entry.lifecycle.reason}" if entry.lifecycle.reason else ""
+            raise ModelNotReady(
+                f"model '{name}' version {entry.source.version} is not ready, its state is "
+                f"{entry.lifecycle.state}{reason}"
+            )
+        return entry.servable
+
+    def is_ready(self, name: str, version: str) -> bool:
+        """Whether a model serves; false for one that does not exist."""
+        try:
+            self.servable(name, version)
+        except FoldserveError:
+            return False
+        return True
+
+    def ready_models(self) -> list[str]:
+        """Names of the models that serve."""
+        return [name for name in self._entries if self.versions(name)]
+
+    def labels(self, name: str, version: str) -> tuple[str, str]:
+        """Model and version as metric labels: empty for what this server does not know."""
+        versions = self._entries.get(name)
+        if not versions:
+            return "", ""
+        newest = max(versions)
+        return name, version if version.isdecimal() and int(version) in versions else "" if version else str(
+            newest
+        )
+
+    def versions(self, name: str) -> list[int]:
+        """The ready versions of a model, ascending."""
+        versions = self._entries.get(name, {})
+        return sorted(number for number, entry in versions.items() if entry.lifecycle.state is State.READY)
+
+    def stop_accepting(self) -> None:
+        """Report not ready from now on; requests are still answered."""
+        self._draining = True
+
+    def close(self) -> None:
+        """Drain and close every servable."""
+        for entry in self.entries():
+            if entry.servable is not None and entry.lifecycle.state is State.READY:
+                self._unload(entry, entry.servable)
+
+    def _entry(self, name: str, version: str) -> Entry:
+        versions = self._entries.get(name)
+        if not versions:
+            known = ", ".join(f"'{known}'" for known in sorted(self._entries)) or "none"
+            raise ModelNotFound(f"no model is named '{name}'; this server has {known}")
+        if not version:
+            return versions[max(self.versions(name) or versions)]
+        if not version.isdecimal() or int(version) == 0:
+            raise InvalidRequest(f"model version '{version}' is not a positive integer")
+        if int(version) not in versions:
+            known = ", ".join(str(known) for known in sorted(versions))
+            raise ModelNotFound(f"model '{name}' has no version {version}; this server has version {known}")
+        return versions[int(version)]
+
+    def _load(self, entry: Entry) -> None:
+        source, lifecycle = entry.source, entry.lifecycle
+        model_log = log.bind(model=source.name, version=source.version)
+        try:
+            servable = load(source, lifecycle, self._settings)
+        except FoldserveError as error:
+            lifecycle.fail(str(error))
+            model_log.error("model failed to load", reason=str(error))
+        except Exception as error:
+            lifecycle.fail(f"{type(error).__name__}: {error}")
+            model_log.exception("model failed to load")
+        else:
+            entry.servable = servable
+            lifecycle.advance(State.READY)
+            publish(servable, self._metrics)
+            self._on_ready(source.name, True)
+            model_log.info("model ready", **summary(servable))
+            return
+        self._metrics.load_failures.labels(source.name, source.version).inc()
+
+    def _unload(self, entry: Entry, servable: Servable) -> None:
+        entry.lifecycle.advance(State.DRAINING)
+        self._on_ready(servable.name, False)
+        if not servable.drain(self._settings.drain_timeout_s):
+            log.warning(
+                "requests still run after the drain time-out", model=servable.name, version=servable.version
+            )
+        servable.close()
+        entry.lifecycle.advance(State.UNLOADED)

@@ -1,0 +1,57 @@
+"""Model files: found, translated to ONNX where they are not, read, and written."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from foldserve.errors import InvalidModel
+from foldserve.importing import import_program
+from foldserve.serving.repository import ModelVersion
+
+LARGEST_MESSAGE_BYTES = 1_500_000_000
+"""Models above this keep their weights in a file of their own: a protobuf message ends at 2 GB."""
+
+
+def onnx_file(source: ModelVersion, scratch: Path, import_timeout_s: float) -> Path:
+    """The model as an ONNX file: its own, or what its ``.pt2`` program was translated into, in ``scratch``.
+
+    Raises what :func:`~foldserve.importing.import_program` raises.
+    """
+    file = source.model_file()
+    if file.suffix == ".onnx":
+        return file
+    imported = scratch / "imported.onnx"
+    import_program(file, imported, timeout_s=import_timeout_s)
+    return imported
+
+
+def read_model(file: Path) -> ir.Model:
+    """The model in an ONNX file; raises :class:`InvalidModel` for a damaged one.
+
+    External data must lie in the file's own folder: a model is not a way to read other files of this machine.
+    """
+    try:
+        model = ir.load(file)
+    except Exception as error:  # protobuf, onnx-ir and numpy each have their own
+        raise InvalidModel(f"{file} is not a readable ONNX model: {error}; export it again") from error
+    folder = file.parent.resolve()
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and not Path(tensor.path).resolve().is_relative_to(
+                folder
+            ):
+                raise InvalidModel(
+                    f"{file}: the data of '{value.name}' lies in {tensor.location}, outside the model's folder; "
+                    f"put it beside the model"
+                )
+    return model
+
+
+def written_model(model: ir.Model, scratch: Path, initializer_bytes: int) -> Path | bytes:
+    """The model as bytes, or as a file in ``scratch`` where it is too large for one message."""
+    if initializer_bytes <= LARGEST_MESSAGE_BYTES:
+        return ir.to_proto(model).SerializeToString()
+    file = scratch / "folded.onnx"
+    ir.save(model, file, external_data="folded.onnx.data")
+    return file

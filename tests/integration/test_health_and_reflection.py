@@ -1,0 +1,42 @@
+"""What load balancers and generic gRPC tools see."""
+
+import grpc
+import pytest
+from foldserve.rpc.server import FOLD_SERVICE, INFERENCE_SERVICE
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from integration.conftest import EXAMPLE_MODELS, serving
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+@pytest.mark.parametrize("name", ["", INFERENCE_SERVICE, "digits", "digits_pt2"])
+def test_server_and_models_are_serving(channel: grpc.Channel, name: str) -> None:
+    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+    assert answer.status == SERVING
+
+
+def test_an_unknown_model_is_not_found(channel: grpc.Channel) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="nobody"))
+    assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_watcher_sees_the_server_stop() -> None:
+    with serving(EXAMPLE_MODELS) as server:
+        channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}")
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="digits"))
+        assert next(watch).status == SERVING
+        unknown = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="nobody"))
+        assert next(unknown).status == SERVICE_UNKNOWN
+    assert next(watch).status == NOT_SERVING
+    channel.close()
+
+
+def test_reflection_shows_every_service_and_message(channel: grpc.Channel) -> None:
+    database = ProtoReflectionDescriptorDatabase(channel)
+    assert {INFERENCE_SERVICE, FOLD_SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
+    file = database.FindFileContainingSymbol("inference.ModelConfig")
+    assert "ModelConfig" in {message.name for message in file.message_type}

@@ -1,0 +1,72 @@
+"""/metrics of a serving server, parsed by Prometheus's own text parser."""
+
+import urllib.request
+
+import numpy as np
+from foldserve.server import Server
+from foldserve_client import Client, InvalidArgument, NotFound
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def _scrape(server: Server) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def _key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset({"model": "digits", "version": "1", **labels}.items())
+
+
+def test_requests_are_counted_by_outcome_and_stage(server: Server) -> None:
+    images = np.zeros((3, 1, 8, 8), np.float32)
+    before = _scrape(server)
+    with Client(f"127.0.0.1:{server.grpc_port}") as client:
+        client.infer("digits", images)
+        try:
+            client.infer("digits", images, outputs=["logits", "logits"])
+        except InvalidArgument:
+            pass
+    after = _scrape(server)
+
+    def grown(name: str, **labels: str) -> float:
+        return after[_key(name, **labels)] - before.get(_key(name, **labels), 0)
+
+    assert grown("foldserve_requests_total", method="ModelInfer", code="OK") == 1
+    assert grown("foldserve_requests_total", method="ModelInfer", code="INVALID_ARGUMENT") == 1
+    assert grown("foldserve_request_duration_seconds_count", method="ModelInfer") == 2
+    assert grown("foldserve_inference_count_total") == 3
+    assert grown("foldserve_inference_exec_count_total") == 1
+    assert grown("foldserve_inference_compute_infer_duration_seconds_count", variant="folded") == 1
+    assert grown("foldserve_inference_queue_duration_seconds_count") == 1
+    assert grown("foldserve_inference_compute_input_duration_seconds_sum") > 0
+    assert grown("foldserve_inference_compute_output_duration_seconds_sum") > 0
+
+
+def test_loading_leaves_its_facts(server: Server) -> None:
+    samples = _scrape(server)
+    assert samples[_key("foldserve_model_ready")] == 1
+    assert samples[_key("foldserve_provider_info", requested="auto", actual="cpu")] == 1
+    assert samples[_key("foldserve_variant_info", variant="folded")] == 1
+    assert samples[_key("foldserve_batchnorms", outcome="folded", reason="")] == 4
+    assert samples[_key("foldserve_biases_stripped")] >= 1
+    assert 0 < samples[_key("foldserve_parity_relative_l2", output="logits")] < 1e-5
+    assert 0 < samples[_key("foldserve_parity_scaled_max", output="logits")] < 1e-4
+    assert samples[_key("foldserve_parity_top1_agreement", output="logits")] == 1
+    for stage in ("loading", "folding", "proving", "warming"):
+        assert samples[_key("foldserve_load_duration_seconds", stage=stage)] > 0
+
+
+def test_callers_cannot_make_up_label_values(server: Server) -> None:
+    with Client(f"127.0.0.1:{server.grpc_port}") as client:
+        for index in range(5):
+            try:
+                client.model_metadata(f"made-up-{index}")
+            except NotFound:
+                pass
+    labels = {value for _, pairs in _scrape(server) for _, value in pairs}
+    assert not [value for value in labels if "made-up" in value]

@@ -1,0 +1,153 @@
+"""The server as a process: what it imports, how it stops, what it prints."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from foldserve_client import Client
+from integration.conftest import EXAMPLE_MODELS
+
+SERVE = [
+    sys.executable,
+    "-m",
+    "foldserve",
+    "serve",
+    "--host",
+    "127.0.0.1",
+    "--http-port",
+    "0",
+    "--grpc-port",
+    "0",
+]
+
+
+class Process:
+    """A server process, ready, with the records of its log so far."""
+
+    def __init__(self, *options: str) -> None:
+        self.process = subprocess.Popen([*SERVE, *options], stderr=subprocess.PIPE, text=True)
+        self.records: list[dict[str, object]] = []
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.records.append(json.loads(line))
+            if self.records[-1]["event"] == "ready":
+                break
+
+    def record(self, event: str) -> dict[str, object]:
+        return next(record for record in self.records if record["event"] == event)
+
+    def finish(self, wanted: signal.Signals) -> int:
+        self.process.send_signal(wanted)
+        _, rest = self.process.communicate(timeout=60)
+        self.records += [json.loads(line) for line in rest.splitlines()]
+        return self.process.returncode
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    started = Process("--repository", str(EXAMPLE_MODELS))
+    yield started
+    started.process.kill()
+    started.process.wait()
+
+
+@pytest.mark.parametrize("wanted", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_ends_with_zero(process: Process, wanted: signal.Signals) -> None:
+    assert process.finish(wanted) == 0
+    assert [record["event"] for record in process.records][-2:] == ["stopping", "stopped"]
+
+
+def test_requests_in_flight_are_answered_before_the_end(process: Process) -> None:
+    images = np.zeros((256, 1, 8, 8), np.float32)
+    answered, refused = [], []
+    stopping = threading.Event()
+
+    def call() -> None:
+        with Client(f"127.0.0.1:{process.record('listening')['grpc_port']}") as client:
+            while not refused:
+                try:
+                    answered.append(client.infer("digits", images).output.shape)
+                except Exception as error:
+                    refused.append((stopping.is_set(), getattr(error, "code", None)))
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    while len(answered) < 8:
+        time.sleep(0.001)
+    stopping.set()
+    assert process.finish(signal.SIGTERM) == 0
+    for caller in callers:
+        caller.join()
+    assert set(answered) == {(256, 10)}
+    assert {was_stopping for was_stopping, _ in refused} == {True}
+    assert {code for _, code in refused} <= {grpc.StatusCode.UNAVAILABLE}
+
+
+def test_torch_is_never_imported_by_the_serving_process(process: Process) -> None:
+    """Not even for a ``.pt2`` model: its maps would show libtorch."""
+    assert {record["model"] for record in process.records if record["event"] == "model ready"} == {
+        "digits",
+        "digits_pt2",
+    }
+    maps = Path(f"/proc/{process.process.pid}/maps").read_text()
+    assert "onnxruntime" in maps
+    assert "torch" not in maps
+
+
+def test_importing_the_server_does_not_import_torch() -> None:
+    code = "import sys, foldserve.server, foldserve.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_broken_model_stops_no_other(tmp_path: Path) -> None:
+    (tmp_path / "digits").symlink_to(EXAMPLE_MODELS / "digits")
+    for model, file, content in (
+        ("torn", "model.onnx", b"\x08\x07garbage"),
+        ("pickled", "model.pt", b"\x80\x02."),
+    ):
+        folder = tmp_path / model / "1"
+        folder.mkdir(parents=True)
+        (folder / file).write_bytes(content)
+    process = Process("--repository", str(tmp_path))
+    failures = {r["model"]: r["reason"] for r in process.records if r["event"] == "model failed to load"}
+    assert set(failures) == {"torn", "pickled"}
+    assert "torch.export.save" in str(failures["pickled"])
+    with Client(f"127.0.0.1:{process.record('listening')['grpc_port']}") as client:
+        assert client.ready()
+        assert client.ready("digits")
+        assert not client.ready("torn")
+        with pytest.raises(Exception, match="'torn' version 1 is not ready, its state is FAILED"):
+            client.infer("torn", np.zeros(1, np.float32))
+    assert process.finish(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--repository", "nowhere"], "nowhere is not a folder"),
+        (["--repository", str(EXAMPLE_MODELS), "--grpc-workers", "0"], "--grpc-workers"),
+        (["--repository", str(EXAMPLE_MODELS), "--provider", "tpu"], "tpu"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(arguments: list[str], text: str) -> None:
+    ended = subprocess.run([*SERVE, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert text in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_flags_are_environment_variables_too() -> None:
+    environment = os.environ | {"FOLDSERVE_REPOSITORY": "nowhere-from-environment"}
+    ended = subprocess.run(SERVE, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert ended.returncode == 2
+    assert "nowhere-from-environment is not a folder" in ended.stderr

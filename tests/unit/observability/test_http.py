@@ -1,0 +1,61 @@
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from foldserve.observability.http import HttpServer
+from foldserve.observability.metrics import Metrics
+from prometheus_client.parser import text_string_to_metric_families
+
+
+class Service:
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.reason = ""
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def url(service: Service) -> Iterator[str]:
+    with HttpServer("127.0.0.1", 0, service.metrics.registry, lambda: service.reason) as server:
+        yield f"http://127.0.0.1:{server.port}"
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_metrics_are_prometheus_text(service: Service, url: str) -> None:
+    service.metrics.record_request("digits", "1", "ModelInfer", "OK", 0.002)
+    status, text = _get(f"{url}/metrics")
+    samples = {
+        (sample.name, sample.labels.get("code")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert status == 200
+    assert samples["foldserve_requests_total", "OK"] == 1
+    assert samples["foldserve_request_duration_seconds_sum", None] == 0.002
+
+
+def test_liveness_does_not_depend_on_readiness(service: Service, url: str) -> None:
+    service.reason = "loading digits"
+    assert _get(f"{url}/livez") == (200, "live\n")
+    assert _get(f"{url}/readyz") == (503, "loading digits\n")
+    service.reason = ""
+    assert _get(f"{url}/readyz") == (200, "ready\n")
+
+
+def test_an_unknown_path_says_which_there_are(url: str) -> None:
+    status, text = _get(f"{url}/v2/models")
+    assert status == 404
+    assert "/metrics, /livez and /readyz" in text

@@ -1,0 +1,162 @@
+import struct
+
+import ml_dtypes
+import numpy as np
+import pytest
+from foldserve.errors import InvalidRequest, NotSupported
+from foldserve.rpc import codec
+from foldserve.runtime.tensors import TensorSpec
+from foldserve.serving.datatypes import DTYPES, datatype_name
+from foldserve.serving.validation import Array
+from foldserve_proto import grpc_service_pb2 as pb
+
+VALUES = {
+    "BOOL": [True, False, True, True],
+    "BYTES": [b"", b"a", b"\x00\xff", b"longer than four"],
+    **{
+        name: [0, 1, 100, 127]
+        for name in ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+    },
+    **{name: [0.0, -1.5, 2.25, 96.0] for name in ("FP16", "FP32", "FP64", "BF16")},
+}
+
+
+def _array(datatype: str) -> Array:
+    return np.array(VALUES[datatype], DTYPES[datatype]).reshape(2, 2)
+
+
+def _request(name: str, datatype: str, shape: list[int], raw: bytes | None = None) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest()
+    request.inputs.add(name=name, datatype=datatype, shape=shape)
+    if raw is not None:
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def _as_request(response: pb.ModelInferResponse) -> pb.ModelInferRequest:
+    """What was answered, asked: both directions have one form."""
+    request = pb.ModelInferRequest(raw_input_contents=response.raw_output_contents)
+    for output in response.outputs:
+        tensor = request.inputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        if output.HasField("contents"):
+            tensor.contents.CopyFrom(output.contents)
+    return request
+
+
+def test_the_values_cover_every_datatype() -> None:
+    assert set(VALUES) == set(DTYPES)
+
+
+@pytest.mark.parametrize("datatype", sorted(DTYPES))
+@pytest.mark.parametrize("typed", [False, True])
+def test_every_datatype_survives_the_wire(datatype: str, typed: bool) -> None:
+    response = pb.ModelInferResponse()
+    codec.encode_outputs(response, [("x", _array(datatype))], typed=typed)
+    request = _as_request(response)
+    assert codec.is_typed(request) is (typed and datatype not in ("FP16", "BF16"))
+    array = codec.decode_inputs(request)["x"]
+    assert array.dtype == DTYPES[datatype]
+    assert array.shape == (2, 2)
+    assert array.tolist() == _array(datatype).tolist()
+
+
+def test_raw_little_endian_bytes_are_read_in_place() -> None:
+    raw = struct.pack("<3f", 1.0, 2.0, 3.0)
+    array = codec.decode_inputs(_request("x", "FP32", [3], raw))["x"]
+    assert array.tolist() == [1.0, 2.0, 3.0]
+    assert not array.flags.owndata
+    assert not array.flags.writeable
+
+
+def test_bytes_are_length_prefixed_in_raw_form() -> None:
+    response = pb.ModelInferResponse()
+    codec.encode_outputs(response, [("x", np.array([b"ab", b""], np.object_))], typed=False)
+    assert response.raw_output_contents[0] == b"\x02\x00\x00\x00ab\x00\x00\x00\x00"
+
+
+def test_one_output_that_exists_only_raw_makes_the_whole_answer_raw() -> None:
+    response = pb.ModelInferResponse()
+    arrays = [("a", np.ones(2, np.float32)), ("b", np.ones(2, ml_dtypes.bfloat16))]
+    codec.encode_outputs(response, arrays, typed=True)
+    assert [len(raw) for raw in response.raw_output_contents] == [8, 4]
+    assert not any(output.HasField("contents") for output in response.outputs)
+
+
+def test_empty_tensors_are_tensors() -> None:
+    array = codec.decode_inputs(_request("x", "FP32", [0, 8], b""))["x"]
+    assert array.shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (_request("x", "FP32", [2], b"1234"), r"input 'x': FP32 \[2\] takes 8 bytes, got 4"),
+        (_request("x", "FLOAT", [1], b"1234"), "input 'x': unknown datatype 'FLOAT'; the protocol has BOOL"),
+        (_request("x", "FP32", [-1], b"1234"), r"input 'x': shape \[-1\]"),
+        (_request("x", "FP32", [2**62, 2**62], b""), "input 'x': shape"),
+        (_request("x", "FP32", [2**63 - 1, 0, 2**63 - 1], b""), "input 'x': shape"),
+        (_request("x", "BYTES", [2], b"\x01\x00\x00\x00a"), "hold 1 whole ones"),
+        (_request("x", "BYTES", [1], b"\xff\xff\xff\xffa"), "expected 1 BYTES elements"),
+        (_request("x", "BYTES", [1], b"\x01"), "expected 1 BYTES elements"),
+        (_request("x", "FP32", [1]), "takes 1 elements, got 0 in fp32_contents"),
+        (_request("x", "FP16", [1]), "input 'x': FP16 exists only as raw contents"),
+    ],
+)
+def test_a_malformed_tensor_is_named(request_: pb.ModelInferRequest, text: str) -> None:
+    with pytest.raises(InvalidRequest, match=text):
+        codec.decode_inputs(request_)
+
+
+def test_raw_and_typed_do_not_mix() -> None:
+    request = _request("x", "FP32", [1], b"1234")
+    request.inputs[0].contents.fp32_contents.append(1.0)
+    with pytest.raises(InvalidRequest, match="input 'x' has both raw and typed contents"):
+        codec.decode_inputs(request)
+
+
+def test_there_is_one_raw_buffer_for_each_input() -> None:
+    request = _request("x", "FP32", [1], b"1234")
+    request.raw_input_contents.append(b"1234")
+    with pytest.raises(InvalidRequest, match="2 buffers for 1 inputs"):
+        codec.decode_inputs(request)
+
+
+def test_an_input_comes_once() -> None:
+    request = _request("x", "FP32", [1], b"1234")
+    request.inputs.add(name="x", datatype="FP32", shape=[1])
+    request.raw_input_contents.append(b"1234")
+    with pytest.raises(InvalidRequest, match="input 'x' is given twice"):
+        codec.decode_inputs(request)
+
+
+def test_typed_values_belong_in_the_field_of_their_datatype() -> None:
+    request = _request("x", "INT64", [1])
+    request.inputs[0].contents.int_contents.append(1)
+    with pytest.raises(InvalidRequest, match="INT64 belongs in int64_contents, got int_contents"):
+        codec.decode_inputs(request)
+
+
+def test_typed_values_must_fit_their_datatype() -> None:
+    request = _request("x", "INT8", [1])
+    request.inputs[0].contents.int_contents.append(300)
+    with pytest.raises(InvalidRequest, match=r"input 'x'.*300"):
+        codec.decode_inputs(request)
+
+
+@pytest.mark.parametrize("parameter", ["shared_memory_region", "classification"])
+def test_what_is_not_offered_is_refused_by_name(parameter: str) -> None:
+    request = _request("x", "FP32", [1], b"1234")
+    request.inputs[0].parameters[parameter].int64_param = 1
+    request.outputs.add(name="y").parameters[parameter].int64_param = 1
+    with pytest.raises(NotSupported, match=f"'x'.*'{parameter}'"):
+        codec.decode_inputs(request)
+    with pytest.raises(NotSupported, match=f"'y'.*'{parameter}'"):
+        codec.requested_outputs(request)
+
+
+def test_metadata_shapes_have_minus_one_for_what_varies() -> None:
+    assert codec.wire_shape(TensorSpec("x", np.dtype(np.float32), ("batch", 1, None))) == [-1, 1, -1]
+
+
+def test_every_datatype_has_one_name() -> None:
+    assert [datatype_name(dtype) for dtype in DTYPES.values()] == list(DTYPES)
