@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 
 from foldserve.settings import ParityBudget
 
@@ -38,6 +39,12 @@ def coarsest_float(dtypes: Iterable[np.dtype[np.generic]]) -> np.dtype[np.generi
     """The float type with the largest epsilon among ``dtypes``, float32 at the least."""
     floats = [dtype for dtype in dtypes if dtype in EPSILON]
     return max([np.dtype(np.float32), *floats], key=EPSILON.__getitem__)
+
+
+def model_precision(model: ir.Model) -> np.dtype[np.generic]:
+    """The coarsest float type among the weights of a model: what it computes in."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return coarsest_float(tensor.dtype.numpy() for tensor in tensors if tensor is not None)
 
 
 def scaled_budget(budget: ParityBudget, precision: np.dtype[np.generic]) -> ParityBudget:

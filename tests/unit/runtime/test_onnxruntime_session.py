@@ -1,0 +1,280 @@
+"""A model in ONNX Runtime: what goes in and out, and what is said when it does not work."""
+
+import threading
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from foldserve.errors import (
+    ExecutionFailed,
+    InvalidModel,
+    InvalidRequest,
+    LoadFailed,
+    ProviderUnavailable,
+    UnsupportedModel,
+)
+from foldserve.runtime.onnxruntime_session import DTYPES, UNSOUND_OPTIMISERS, OnnxRuntimeSession
+from foldserve.runtime.providers import resolve_provider
+from foldserve.runtime.session import Array, Session
+from foldserve.runtime.tensors import TensorSpec
+from foldserve.settings import ProviderChoice
+from onnx import numpy_helper
+
+TYPE_NAMES = {
+    "tensor(bool)": "bool",
+    "tensor(float)": "float",
+    "tensor(double)": "double",
+    "tensor(string)": "string",
+}
+
+
+def model(text: str, *, opset: int = 17, ir_version: int = 9, **weights: Array) -> bytes:
+    """A serialised model from ONNX's text form, with ``weights`` as initialisers."""
+    parsed = onnx.parser.parse_model(f'<ir_version: {ir_version}, opset_import: ["": {opset}]> {text}')
+    parsed.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    return bytes(parsed.SerializeToString())
+
+
+def cpu(source: Path | bytes, *, optimise: bool = True) -> OnnxRuntimeSession:
+    return OnnxRuntimeSession(source, provider=ProviderChoice.CPU, optimise=optimise, intra_op_threads=1)
+
+
+def identity(runtime_type: str) -> OnnxRuntimeSession:
+    element = TYPE_NAMES.get(runtime_type, runtime_type.removeprefix("tensor(").removesuffix(")"))
+    return cpu(model(f"g ({element}[n, 2] x) => ({element}[n, 2] y) {{ y = Identity(x) }}"))
+
+
+def example(dtype: np.dtype[np.generic]) -> Array:
+    if dtype == np.object_:
+        return np.array([[b"cat", "Katze größer".encode()], [b"", b"\x00"]], np.object_)
+    if dtype == np.bool_:
+        return np.array([[True, False], [False, True]])
+    return np.array([[0, 1], [2, 100]]).astype(dtype)
+
+
+@pytest.mark.parametrize(("runtime_type", "dtype"), list(DTYPES.items()), ids=str)
+def test_every_dtype_goes_in_and_out_unchanged(runtime_type: str, dtype: np.dtype[np.generic]) -> None:
+    session = identity(runtime_type)
+    assert session.inputs == (TensorSpec("x", dtype, ("n", 2)),)
+    assert session.outputs == (TensorSpec("y", dtype, ("n", 2)),)
+    array = example(dtype)
+    (result,) = session.run({"x": array})
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, array)
+
+
+@pytest.mark.parametrize(("runtime_type", "dtype"), list(DTYPES.items()), ids=str)
+def test_an_empty_batch_is_a_batch(runtime_type: str, dtype: np.dtype[np.generic]) -> None:
+    (result,) = identity(runtime_type).run({"x": np.empty((0, 2), dtype)})
+    assert result.shape == (0, 2)
+    assert result.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)], ids=str)
+def test_views_transposed_unaligned_and_read_only_are_taken(dtype: np.dtype[np.generic]) -> None:
+    session = identity("tensor(float)" if dtype == np.float32 else "tensor(bfloat16)")
+    array = np.arange(8).reshape(4, 2).astype(dtype)
+    shifted = np.frombuffer(b"\x00" + array.tobytes(), np.uint8)[1:].view(dtype).reshape(4, 2)
+    assert not shifted.flags.aligned
+    assert not shifted.flags.writeable
+    for view in (array[::-1], np.asfortranarray(array), shifted):
+        np.testing.assert_array_equal(session.run({"x": view})[0], view)
+
+
+def test_bfloat16_is_computed_with_and_mixed_with_other_types() -> None:
+    session = cpu(model("g (bfloat16[2] x, float[2] z) => (float[2] y) { c = Cast<to=1>(x) y = Add(c, z) }"))
+    x, z = np.array([1.5, 2], ml_dtypes.bfloat16), np.array([0.25, 0.5], np.float32)
+    np.testing.assert_array_equal(session.run({"x": x, "z": z})[0], np.array([1.75, 2.5], np.float32))
+
+
+@pytest.mark.parametrize("element", ["float", "bfloat16"])
+def test_a_scalar_stays_a_scalar(element: str) -> None:
+    session = cpu(model(f"g ({element} x) => ({element} y) {{ y = Identity(x) }}"))
+    dtype = session.inputs[0].dtype
+    assert session.inputs[0].shape is None  # the runtime does not tell a scalar from an unknown rank
+    (result,) = session.run({"x": np.array(3).astype(dtype)})
+    assert (result.shape, float(result)) == ((), 3.0)
+
+
+def test_outputs_come_in_the_order_asked_for() -> None:
+    session = cpu(model("g (float[n] x) => (float[n] a, float[n] b) { a = Neg(x)  b = Add(x, x) }"))
+    x = np.array([3.0], np.float32)
+    assert [float(array[0]) for array in session.run({"x": x})] == [-3, 6]
+    assert [float(array[0]) for array in session.run({"x": x}, ["b", "a"])] == [6, -3]
+    assert [float(array[0]) for array in session.run({"x": x}, ["b"])] == [6]
+    assert [float(array[0]) for array in session.run({"x": x}, [])] == [-3, 6]
+
+
+def test_unnamed_dimensions_are_unknown() -> None:
+    shape = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None, "n", 3])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [shape],
+        [onnx.ValueInfoProto(name="y", type=shape.type)],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    assert cpu(proto.SerializeToString()).inputs[0].shape == (None, "n", 3)
+
+
+def test_external_data_beside_the_file_is_found(tmp_path: Path) -> None:
+    weight = np.arange(600, dtype=np.float32).reshape(2, 300)
+    source = model("g (float[n, 2] x) => (float[n, 300] y) { y = MatMul(x, w) }", w=weight)
+    file = tmp_path / "model.onnx"
+    onnx.save(onnx.load_from_string(source), file, save_as_external_data=True, location="weights")
+    (result,) = cpu(file).run({"x": np.eye(2, dtype=np.float32)})
+    np.testing.assert_array_equal(result, weight)
+    (tmp_path / "weights").unlink()
+    with pytest.raises(InvalidModel, match=r"model\.onnx cannot be loaded: External data .*weights"):
+        cpu(file)
+
+
+def test_the_reference_is_not_optimised_and_unsound_optimisers_can_be_left_out() -> None:
+    """ONNX Runtime fuses Pad(0) → MaxPool as if padded with −∞: visible where all values are negative."""
+    source = model(
+        """g (float[1, 1, 2, 2] x) => (float[1, 1, 2, 2] y) {
+            p = Pad(x, pads)  y = MaxPool<kernel_shape = [3, 3]>(p)
+        }""",
+        pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+    )
+    x = np.full((1, 1, 2, 2), -5, np.float32)
+    true = np.zeros((1, 1, 2, 2), np.float32)
+    np.testing.assert_array_equal(cpu(source, optimise=False).run({"x": x})[0], true)
+    assert cpu(source).run({"x": x})[0].max() == -5, "mended in this ONNX Runtime: drop UNSOUND_OPTIMISERS"
+    sound = OnnxRuntimeSession(source, provider=ProviderChoice.CPU, disabled_optimisers=UNSOUND_OPTIMISERS)
+    np.testing.assert_array_equal(sound.run({"x": x})[0], true)
+
+
+def test_the_provider_is_the_one_that_runs() -> None:
+    source = model("g (float[n] x) => (float[n] y) { y = Relu(x) }")
+    assert OnnxRuntimeSession(source).provider is resolve_provider(ProviderChoice.AUTO)
+    session: Session = cpu(source)
+    assert session.provider == "cpu"
+
+
+def test_cuda_is_refused_where_it_does_not_run() -> None:
+    if resolve_provider(ProviderChoice.AUTO) == "cuda":
+        pytest.skip("CUDA runs here")
+    with pytest.raises(ProviderUnavailable, match="provider 'cuda' was requested, but"):
+        OnnxRuntimeSession(
+            model("g (float[n] x) => (float[n] y) { y = Relu(x) }"), provider=ProviderChoice.CUDA
+        )
+
+
+RELU = "g (float[n] x) => (float[n] y) { y = Relu(x) }"
+TRUNCATED = model("g (float[n] x) => (float[n] y) { y = Add(x, w) }", w=np.ones(1000, np.float32))[:-2000]
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "text"),
+    [
+        (b"no model at all", InvalidModel, "protobuf parsing failed"),
+        (b"", InvalidModel, "No graph was found"),
+        (TRUNCATED, InvalidModel, "protobuf parsing failed"),
+        (Path("nowhere.onnx"), InvalidModel, "nowhere.onnx cannot be loaded: .*doesn't exist"),
+        (model("g (float[n] x) => (float[n] y) { y = Add(x, q) }"), InvalidModel, "'q' is not a graph input"),
+        (
+            model("g (float[n, 2] x) => (float[n, 2] y) { y = MatMul(x, w) }", w=np.ones((3, 2), np.float32)),
+            InvalidModel,
+            "MatMul.*Incompatible dimensions",
+        ),
+        (model(RELU, ir_version=99), UnsupportedModel, "IR version: 99"),
+        (model(RELU, opset=99), UnsupportedModel, "Opset 99"),
+        (model(RELU.replace("Relu", "Rectify")), UnsupportedModel, "No Op registered for Rectify"),
+        (
+            model(
+                "g (bfloat16[n, 1, 4] x, bfloat16[1, 1, 2] w) => (bfloat16[n, 1, 3] y) { y = Conv(x, w) }",
+                opset=22,
+            ),
+            UnsupportedModel,
+            "Could not find an implementation for Conv",
+        ),
+        (
+            model("g (float[n] x) => (seq(float[n]) y) { y = SequenceConstruct(x) }"),
+            UnsupportedModel,
+            r"'y' is a seq\(tensor\(float\)\); inputs and outputs must be one of tensor\(bool\)",
+        ),
+        (
+            model("g (float8e4m3fn[2] x) => (float8e4m3fn[2] y) { y = Identity(x) }", opset=21),
+            UnsupportedModel,
+            r"'x' is a tensor\(float8e4m3fn\)",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_says_why(
+    source: Path | bytes, error: type[LoadFailed], text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(error, match=text) as failure:
+        cpu(source)
+    assert "onnxruntime_src" not in str(failure.value)
+    assert "ONNXRuntimeError" not in str(failure.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_errors_call_the_model_by_its_name() -> None:
+    with pytest.raises(InvalidModel, match=r"^model 'digits' version 1 cannot be loaded"):
+        OnnxRuntimeSession(b"", provider=ProviderChoice.CPU, name="model 'digits' version 1")
+
+
+def test_a_failing_run_says_what_failed_but_not_on_the_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    session = cpu(
+        model("g (float[n] x) => (float[3, 4] y) { y = Reshape(x, shape) }", shape=np.array([3, 4], np.int64))
+    )
+    with pytest.raises(ExecutionFailed, match=r"cannot be reshaped.*\{5\}.*\{3,4\}") as failure:
+        session.run({"x": np.ones(5, np.float32)})
+    assert "onnxruntime_src" not in str(failure.value)
+    assert capfd.readouterr() == ("", "")
+    assert session.run({"x": np.ones(12, np.float32)})[0].shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        {"x": np.ones(2, np.float64)},
+        {"x": np.ones((2, 2), np.float32)},
+        {"x": np.ones(2, np.float32), "q": np.ones(2, np.float32)},
+    ],
+    ids=["missing", "dtype", "rank", "unknown"],
+)
+def test_wrong_inputs_fail(inputs: dict[str, Array]) -> None:
+    with pytest.raises(ExecutionFailed):
+        cpu(model(RELU)).run(inputs)
+
+
+def test_an_unknown_output_fails() -> None:
+    with pytest.raises(ExecutionFailed, match=r"Invalid output name: ?q"):
+        cpu(model(RELU)).run({"x": np.ones(2, np.float32)}, ["q"])
+
+
+def test_strings_must_be_utf8() -> None:
+    with pytest.raises(InvalidRequest, match="input 'x': strings must be UTF-8"):
+        identity("tensor(string)").run({"x": np.array([[b"a", b"\xff"]], np.object_)})
+
+
+def test_a_closed_session_fails() -> None:
+    session = cpu(model(RELU))
+    session.close()
+    session.close()
+    with pytest.raises(ExecutionFailed, match="closed"):
+        session.run({"x": np.ones(2, np.float32)})
+
+
+def test_threads_get_their_own_answers() -> None:
+    session = cpu(model("g (float[n] x) => (float[n] y) { y = Mul(x, x) }"))
+    results: dict[int, bool] = {}
+
+    def work(number: int) -> None:
+        x = np.full(1000, number, np.float32)
+        results[number] = all((session.run({"x": x})[0] == number**2).all() for _ in range(50))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == dict.fromkeys(range(8), True)
