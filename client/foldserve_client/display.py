@@ -6,9 +6,11 @@ from collections.abc import Iterable
 import numpy as np
 from foldserve_proto import fold_service_pb2 as fold_pb
 from foldserve_proto import grpc_service_pb2 as pb
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from foldserve_client.inference import InferResult
 
@@ -26,30 +28,28 @@ def model_metadata(model: pb.ModelMetadataResponse) -> RenderableType:
     """Versions, properties and a table of the tensors."""
     tensors = _table("", "tensor", "datatype", "shape")
     for kind, tensor in [*(("input", t) for t in model.inputs), *(("output", t) for t in model.outputs)]:
-        shape = " × ".join("?" if size < 0 else str(size) for size in tensor.shape)
-        tensors.add_row(kind, escape(tensor.name), tensor.datatype, shape)
+        tensors.add_row(kind, escape(tensor.name), tensor.datatype, _shape(tensor.shape))
     facts = {"model": model.name, "versions": ", ".join(model.versions), "platform": model.platform}
     return Group(_facts(facts | dict(sorted(model.properties.items()))), tensors)
 
 
 def infer_result(result: InferResult) -> RenderableType:
-    """Each output with the beginning and the end of its values."""
-    outputs = _table("output", "dtype", "shape", "values")
+    """Each output: its values, only their beginning and end where there are many."""
+    shown: list[RenderableType] = [_facts({"model": f"{result.model_name} version {result.model_version}"})]
     for name, array in result.items():
-        values = np.array2string(array, threshold=64, edgeitems=4, precision=4, max_line_width=80)
-        outputs.add_row(escape(name), array.dtype.name, " × ".join(map(str, array.shape)), escape(values))
-    return Group(_facts({"model": result.model_name, "version": result.model_version}), outputs)
+        shown.append(f"[bold]{escape(name)}[/bold] {array.dtype.name} {_shape(array.shape)}")
+        shown.append(Text(np.array2string(array, threshold=256, edgeitems=4, precision=4)))
+    return Group(*shown)
 
 
 def fold_report(response: fold_pb.GetFoldReportResponse) -> RenderableType:
     """What was folded: the totals, then site by site, then the biases that are gone."""
     report = response.report
-    sites = _table("site", "operator", "outcome", "absorbed by", "scale", "why and warnings")
+    sites = _table("BatchNorm", "outcome", "absorbed by", "scale", "why and warnings")
     for site in report.sites:
         stayed = site.outcome == "stayed"
         sites.add_row(
-            escape(site.name),
-            site.operator,
+            escape(_affine_name(site)),
             f"stayed ({site.reason})" if stayed else f"folded {site.direction}, tier {site.tier}",
             escape(", ".join(site.absorbed_by)),
             f"{site.scale_min:.3g} … {site.scale_max:.3g}" if site.HasField("scale_min") else "",
@@ -92,6 +92,11 @@ def parity(response: fold_pb.GetParityResponse) -> RenderableType:
     return Group(_facts(facts), outputs)
 
 
+def _affine_name(site: fold_pb.FoldSite) -> str:
+    """The site's name, with its operator where it is a BatchNorm in disguise."""
+    return site.name if site.operator == BATCH_NORMALIZATION else f"{site.name} ({site.operator})"
+
+
 def _share_folded(sites: Iterable[fold_pb.FoldSite]) -> str:
     norms = [site for site in sites if site.operator == BATCH_NORMALIZATION]
     return f"{sum(site.outcome == 'folded' for site in norms)} of {len(norms)}"
@@ -108,6 +113,10 @@ def _changes(report: fold_pb.FoldReport) -> str:
     return ", ".join(changed) or "unchanged"
 
 
+def _shape(shape: Iterable[int]) -> str:
+    return " × ".join("?" if size < 0 else str(size) for size in shape) or "scalar"
+
+
 def _facts(facts: dict[str, str]) -> Table:
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
@@ -116,7 +125,7 @@ def _facts(facts: dict[str, str]) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

@@ -116,6 +116,7 @@ class ReportServicer(fold_service.FoldServiceServicer):
             reason="padding",
             detail="Conv 'conv2' pads with zeros [0]",
         )
+        report.sites.add(name="shift", operator="Add", outcome="folded", tier=1, direction="down")
         report.stripped_biases.add(node="conv1", parameters=8, bytes=32, fate="absorbed")
         report.operators_before.update({"Conv": 2, "BatchNormalization": 2})
         report.operators_after.update({"Conv": 2, "BatchNormalization": 1})

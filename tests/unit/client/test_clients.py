@@ -142,7 +142,7 @@ def test_metadata(client: AnyClient) -> None:
 def test_reports(client: AnyClient) -> None:
     fold = client.fold_report("echo", version="7")
     assert (fold.model_name, fold.model_version) == ("echo", "7")
-    assert [site.outcome for site in fold.report.sites] == ["folded", "stayed"]
+    assert [site.outcome for site in fold.report.sites] == ["folded", "stayed", "folded"]
     assert client.parity("echo").report.outputs[0].top1_agreement == 1.0
 
 

@@ -82,6 +82,8 @@ def test_report_shows_folds_biases_and_parity(address: str) -> None:
         "1 of 2",
         "BatchNormalization 2 → 1",
         "folded up, tier 0",
+        "shift (Add)",
+        "folded down, tier 1",
         "stayed (padding)",
         "Conv 'conv2' pads with zeros [0]",
         "CPUExecutionProvider (asked for auto)",
