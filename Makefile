@@ -60,9 +60,10 @@ lint: setup ## Check style, formatting and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy server/foldserve client/foldserve_client proto/foldserve_proto examples tests
 
-format: setup ## Mend style and formatting
+format: setup ## Mend style and formatting, and write the README's tables
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+	@$(BIN)/python tests/readme_tables.py
 
 clean: ## Remove everything that setup made
 	rm -rf $(VENV) $(TRITON_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

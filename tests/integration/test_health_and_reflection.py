@@ -5,7 +5,7 @@ import pytest
 from foldserve.rpc.server import FOLD_SERVICE, INFERENCE_SERVICE
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from integration.conftest import EXAMPLE_MODELS, serving
+from running import EXAMPLE_MODELS, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 from foldserve_client import Client
-from integration.conftest import EXAMPLE_MODELS
+from running import EXAMPLE_MODELS
 
 SERVE = [
     sys.executable,

@@ -64,7 +64,7 @@ class Metrics:
         )
         self.compute_infer_duration = histogram(
             "foldserve_inference_compute_infer_duration_seconds",
-            "Running the model; variant is folded, unfolded or reference.",
+            "Running the model: folded or unfolded in service, reference (the unoptimised original) at load.",
             ("model", "version", "variant"),
         )
         self.compute_output_duration = histogram(

@@ -81,7 +81,7 @@ class GrpcServer:
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigurationError(
-                f"gRPC cannot listen on {address}: {error}; is the port taken? (--grpc-port 0 picks a free one)"
+                f"gRPC cannot listen on {address}: {error}; is the port taken? --grpc-port 0 picks a free one"
             ) from None
 
     def _set_health(self, name: str, ready: bool) -> None:

@@ -42,6 +42,9 @@ def publish(servable: Servable, metrics: Metrics) -> None:
     metrics.biases_stripped.labels(model, version).set(len(fold.stripped_biases))
     for stage, seconds in provenance.stage_seconds.items():
         metrics.load_duration.labels(model, version, stage).set(seconds)
+    reference_duration = metrics.compute_infer_duration.labels(model, version, "reference")
+    for seconds in provenance.reference_seconds:
+        reference_duration.observe(seconds)
     for output in provenance.parity_report.outputs:
         metrics.parity_relative_l2.labels(model, version, output.output).set(output.relative_l2)
         metrics.parity_scaled_max.labels(model, version, output.output).set(output.scaled_max)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from foldserve.folding import fold
 from foldserve.parity.judge import Float64Judge
 from foldserve.parity.precision import coarsest_float
-from foldserve.parity.probes import ProbeSet, load_samples, synthetic_probes
+from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Session
 from foldserve.serving.choice import Candidate, Proof, choose
@@ -45,23 +45,31 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
         with stage(State.LOADING):
             file = onnx_file(source, Path(scratch), settings.import_timeout_s)
             original = read_model(file)
-        with stage(State.FOLDING):
-            folded, fold_report = fold(original)
-            written = written_model(folded, Path(scratch), fold_report.initializer_bytes_after)
-        with stage(State.PROVING), closing(_reference(file, name)) as reference:
-            probes = _probes(source, reference)
-            proof = Proof(reference, probes, settings.parity, Float64Judge(file), _precision(original))
-            candidates = (
-                Candidate(Variant.FOLDED, written, optimise=True),
-                Candidate(Variant.UNFOLDED, file, optimise=True),
-                Candidate(Variant.UNFOLDED, file, optimise=False),
-            )
-            choice = choose(name, candidates, proof, settings.provider)
-        with stage(State.WARMING):
-            for probe in probes.probes:
-                choice.session.run(probe)
+            reference = _reference(file, name)
+        with closing(reference):
+            with stage(State.FOLDING):
+                result = fold(original)
+                written = written_model(result.model, Path(scratch), result.report.initializer_bytes_after)
+            with stage(State.PROVING):
+                probes = _probes(source, reference)
+                proof = Proof(reference, probes, settings.parity, Float64Judge(file), _precision(original))
+                candidates = (
+                    Candidate(Variant.FOLDED, written, optimise=True),
+                    Candidate(Variant.UNFOLDED, file, optimise=True),
+                    Candidate(Variant.UNFOLDED, file, optimise=False),
+                )
+                choice = choose(name, candidates, proof, settings.provider)
+            with stage(State.WARMING):
+                for probe in probes.probes:
+                    choice.session.run(probe)
+                reference_seconds = [_seconds(reference, probe) for probe in probes.probes]
     provenance = Provenance(
-        choice.variant, settings.provider, fold_report, choice.parity_report, stage_seconds
+        variant=choice.variant,
+        requested_provider=settings.provider,
+        fold_report=result.report,
+        parity_report=choice.parity_report,
+        stage_seconds=stage_seconds,
+        reference_seconds=reference_seconds,
     )
     return Servable(source.name, source.version, choice.session, provenance, ExecutionQueue(QUEUE_CAPACITY))
 
@@ -79,3 +87,9 @@ def _precision(model: ir.Model) -> np.dtype[np.generic]:
     """The coarsest float type of the weights: what the model computes in."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return coarsest_float(tensor.dtype.numpy() for tensor in tensors if tensor is not None)
+
+
+def _seconds(session: Session, probe: Probe) -> float:
+    started = time.perf_counter()
+    session.run(probe)
+    return time.perf_counter() - started

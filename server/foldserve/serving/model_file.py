@@ -38,12 +38,10 @@ def read_model(file: Path) -> ir.Model:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor) and not Path(tensor.path).resolve().is_relative_to(
-                folder
-            ):
+            if isinstance(tensor, ir.ExternalTensor) and not _is_inside(Path(tensor.path), folder):
                 raise InvalidModel(
-                    f"{file}: the data of '{value.name}' lies in {tensor.location}, outside the model's folder; "
-                    f"put it beside the model"
+                    f"{file}: the data of '{value.name}' lies in {tensor.location}, outside the model's "
+                    f"folder; put it beside the model"
                 )
     return model
 
@@ -55,3 +53,7 @@ def written_model(model: ir.Model, scratch: Path, initializer_bytes: int) -> Pat
     file = scratch / "folded.onnx"
     ir.save(model, file, external_data="folded.onnx.data")
     return file
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder)

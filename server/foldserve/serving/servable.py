@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from foldserve.errors import ModelNotReady
@@ -31,7 +31,13 @@ class Provenance:
     requested_provider: ProviderChoice
     fold_report: FoldReport
     parity_report: ParityReport
-    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    """The proof of the folded model, also where it failed and the unfolded one serves."""
+
+    stage_seconds: Mapping[str, float]
+    """What each stage of loading took."""
+
+    reference_seconds: Sequence[float]
+    """What the unoptimised original took for each probe."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,81 @@
+"""What the README says is what happens: its commands run, its tables are those of the code."""
+
+import os
+import re
+import shlex
+import subprocess
+
+import pytest
+from foldserve.server import Server
+from readme_tables import README, with_tables
+from running import ROOT
+
+TEXT = README.read_text()
+SHELL_LINES = [
+    line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
+]
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+ON_A_RUNNING_SERVER = [line for line in SHELL_LINES if "foldserve-client" in line or line.startswith("curl")]
+MAKE = [line for line in SHELL_LINES if line.startswith("make ")]
+SERVE = [line for line in SHELL_LINES if "foldserve serve" in line]
+
+
+def _run(command: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        shlex.split(command),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_every_shell_command_is_covered_here() -> None:
+    assert set(SHELL_LINES) == {*ON_A_RUNNING_SERVER, *MAKE, *SERVE}
+    assert len(PYTHON_BLOCKS) == 1
+
+
+@pytest.mark.parametrize("command", ON_A_RUNNING_SERVER)
+def test_commands_for_a_running_server(server: Server, command: str) -> None:
+    command = command.replace("localhost:8002", f"localhost:{server.http_port}")
+    if "foldserve-client" in command:
+        command += f" --address localhost:{server.grpc_port}"
+    ran = _run(command)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS)
+def test_python(
+    server: Server, block: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    exec(block.replace("localhost:8001", f"localhost:{server.grpc_port}"), {})
+    assert "within_budget" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_make_targets_exist(command: str) -> None:
+    assert _run(f"{command} --dry-run").returncode == 0
+
+
+def test_the_demo_does_the_main_job() -> None:
+    ran = _run(".venv/bin/python examples/demo.py")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "server stopped with exit status 0" in ran.stdout
+    assert "foldserve_batchnorms{" in ran.stdout
+
+
+@pytest.mark.parametrize("command", SERVE)
+def test_serve_commands_have_only_known_flags(command: str) -> None:
+    known = _run(".venv/bin/foldserve serve --help").stdout
+    for word in shlex.split(command):
+        if word.startswith("--"):
+            assert word in known
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    assert with_tables(TEXT) == TEXT, "run `make format` to write them"

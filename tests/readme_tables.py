@@ -1,0 +1,61 @@
+"""The README's tables of settings and metrics, made from the code; ``make format`` writes them."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from foldserve.cli_options import leaves
+from foldserve.observability.metrics import Metrics
+from foldserve.settings import ServerSettings
+from prometheus_client import Metric
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+STANDARD_PREFIXES = ("process_", "python_")
+
+
+def settings_table() -> str:
+    """One row per flag: its variable, default and meaning."""
+    rows = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
+    for name, field in leaves(ServerSettings):
+        default = "required" if field.is_required() else f"`{field.default}`"
+        meaning = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `--{name.replace('_', '-')}` | `FOLDSERVE_{name.upper()}` | {default} | {meaning} |")
+    return "\n".join(rows)
+
+
+def metrics_table() -> str:
+    """One row per metric of our own: its type, labels and meaning."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric, labels in own_metrics():
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        rows.append(f"| `{name}` | {metric.type} | {', '.join(labels)} | {metric.documentation} |")
+    return "\n".join(
+        [*rows, "", "Beside them the usual `process_*` and `python_*` metrics of prometheus-client."]
+    )
+
+
+def own_metrics() -> Iterator[tuple[Metric, tuple[str, ...]]]:
+    """Every metric that foldserve registers itself, with its label names."""
+    metrics = Metrics()
+    labels = {
+        collector._name: collector._labelnames
+        for collector in vars(metrics).values()
+        if hasattr(collector, "_labelnames")
+    }
+    for metric in metrics.registry.collect():
+        if not metric.name.startswith(STANDARD_PREFIXES):
+            yield metric, labels.get(metric.name, tuple(metric.samples[0].labels if metric.samples else ()))
+
+
+def with_tables(text: str) -> str:
+    """The README with both tables as they should be."""
+    for name, table in (("settings", settings_table()), ("metrics", metrics_table())):
+        pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
+        text = re.sub(
+            pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL
+        )
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text()))

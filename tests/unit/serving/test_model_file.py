@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from foldserve.errors import InvalidModel
+from foldserve.serving import model_file
+from foldserve.serving.model_file import read_model, written_model
+from foldserve.serving.repository import ModelVersion
+
+from running import EXAMPLE_MODELS
+
+
+def _model() -> ir.Model:
+    return ir.load(EXAMPLE_MODELS / "digits" / "1" / "model.onnx")
+
+
+def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    source = ModelVersion("digits", 1, EXAMPLE_MODELS / "digits" / "1")
+    assert model_file.onnx_file(source, tmp_path, 60) == source.folder / "model.onnx"
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"\x08\x07garbage")
+    with pytest.raises(InvalidModel, match=r"model\.onnx is not a readable ONNX model"):
+        read_model(file)
+
+
+def test_external_data_beside_the_model_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    ir.save(_model(), file, external_data="weights.bin", size_threshold_bytes=0)
+    for name, value in read_model(file).graph.initializers.items():
+        expected = _model().graph.initializers[name].const_value
+        assert value.const_value is not None
+        assert expected is not None
+        np.testing.assert_array_equal(value.const_value.numpy(), expected.numpy())
+
+
+def test_external_data_elsewhere_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "digits" / "1"
+    folder.mkdir(parents=True)
+    ir.save(_model(), folder / "model.onnx", external_data="weights.bin", size_threshold_bytes=0)
+    (folder / "weights.bin").rename(tmp_path / "weights.bin")
+    (folder / "weights.bin").symlink_to(tmp_path / "weights.bin")
+    with pytest.raises(InvalidModel, match="outside the model's folder"):
+        read_model(folder / "model.onnx")
+
+
+def test_a_model_too_large_for_one_message_becomes_a_file(tmp_path: Path) -> None:
+    assert isinstance(written_model(_model(), tmp_path, initializer_bytes=10), bytes)
+    written = written_model(_model(), tmp_path, model_file.LARGEST_MESSAGE_BYTES + 1)
+    assert isinstance(written, Path)
+    assert list(read_model(written).graph.initializers) == list(_model().graph.initializers)
