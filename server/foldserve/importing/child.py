@@ -83,7 +83,7 @@ def load(program: Path, scratch: Path) -> torch.export.ExportedProgram:
 
 def save(model: ir.Model, destination: Path, largest_single_file: int = LARGEST_SINGLE_FILE) -> None:
     """Write ``model``; more than ``largest_single_file`` bytes of weights go to ``<destination>.data``."""
-    weights = (value.const_value for value in model.graph.initializers.values())
+    weights = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
     total = sum(weight.nbytes for weight in weights if weight is not None)
     ir.save(
         model, destination, external_data=f"{destination.name}.data" if total > largest_single_file else None

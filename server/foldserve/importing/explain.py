@@ -29,7 +29,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (
     ),
     (
         r"Error when translating node return \((.*?)\)\. See",
-        "outputs ({}) are not all tensors. Return only tensors",
+        "not all outputs ({}) are tensors. Return only tensors and export the model again",
     ),
 )
 """What torch writes, and what it means; the first that matches is taken."""

@@ -61,9 +61,10 @@ def import_program(
         arguments = [str(program), str(written), *([str(memory_limit_bytes)] if memory_limit_bytes else [])]
         _run_child(arguments, program=program, scratch=Path(scratch), timeout_s=timeout_s)
         facts = json.loads((Path(scratch) / REPORT).read_bytes())
-        # the model comes last: whoever sees it finds its data
-        for file in sorted(written.parent.glob(f"{written.name}*"), reverse=True):
-            file.replace(destination.parent / file.name)
+        data = written.with_name(f"{written.name}.data")
+        if data.exists():  # before the model: whoever sees the model finds its data
+            data.replace(destination.with_name(data.name))
+        written.replace(destination)
     return ImportReport(**facts, seconds=time.monotonic() - started)
 
 
