@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
+from rich.markup import escape
 
 from foldserve_client import display
 from foldserve_client.client import Client
@@ -116,16 +118,17 @@ def _client(address: str) -> Iterator[Client]:
         with Client(address) as client:
             yield client
     except ClientError as error:
-        Console(stderr=True).print(f"[red]{error.code.name}[/red]", error.details, soft_wrap=True)
+        Console(stderr=True).print(f"[red]{error.code.name}[/red]", escape(error.details), soft_wrap=True)
         raise typer.Exit(1) from None
 
 
 def _read_arrays(file: Path) -> Inputs:
     try:
-        loaded = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        with file.open("rb") as stream:
+            loaded = np.load(stream, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (ValueError, EOFError, BadZipFile) as error:
         raise typer.BadParameter(f"{file} is neither .npy nor .npz: {error}") from None
-    return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
 
 
 def _show(message: Message, render: Callable[[Any], Any], as_json: bool) -> None:

@@ -45,15 +45,13 @@ def infer_result(result: InferResult) -> RenderableType:
 def fold_report(response: fold_pb.GetFoldReportResponse) -> RenderableType:
     """What was folded: the totals, then site by site, then the biases that are gone."""
     report = response.report
-    sites = _table("BatchNorm", "outcome", "absorbed by", "scale", "why and warnings")
+    sites = _table("BatchNorm", "outcome", "absorbed by", "scale")
     for site in report.sites:
-        stayed = site.outcome == "stayed"
         sites.add_row(
             escape(_affine_name(site)),
-            f"stayed ({site.reason})" if stayed else f"folded {site.direction}, tier {site.tier}",
+            escape("\n".join([_outcome(site), *(f"warning: {warning}" for warning in site.warnings)])),
             escape(", ".join(site.absorbed_by)),
             f"{site.scale_min:.3g} … {site.scale_max:.3g}" if site.HasField("scale_min") else "",
-            escape("; ".join([*([site.detail] if stayed else []), *site.warnings])),
         )
     biases = _table("stripped bias of", "parameters", "bytes", "fate")
     for bias in report.stripped_biases:
@@ -95,6 +93,12 @@ def parity(response: fold_pb.GetParityResponse) -> RenderableType:
 def _affine_name(site: fold_pb.FoldSite) -> str:
     """The site's name, with its operator where it is a BatchNorm in disguise."""
     return site.name if site.operator == BATCH_NORMALIZATION else f"{site.name} ({site.operator})"
+
+
+def _outcome(site: fold_pb.FoldSite) -> str:
+    if site.outcome == "folded":
+        return f"folded {site.direction}, tier {site.tier}"
+    return f"{site.outcome} ({site.reason}): {site.detail}"
 
 
 def _share_folded(sites: Iterable[fold_pb.FoldSite]) -> str:

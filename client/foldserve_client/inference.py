@@ -116,7 +116,7 @@ def _checked(tensor: _Tensor, value: ArrayLike) -> Array:
             array = _of_dtype(np.asarray(value), dtype)
         else:
             array = _converted(value, dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, FloatingPointError) as error:
         raise InvalidArgument(f"input {_described(tensor)}: {error}") from None
     fits = len(array.shape) == len(tensor.shape) and all(
         wanted in (-1, size) for wanted, size in zip(tensor.shape, array.shape, strict=True)
@@ -135,13 +135,13 @@ def _of_dtype(array: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _converted(value: ArrayLike, dtype: np.dtype[Any]) -> Array:
-    """Numbers or strings that are no array yet, as long as integers and booleans keep their values."""
+    """Numbers or strings that are no array yet; integers must keep their values, floats must not overflow."""
     if dtype.hasobject:
         return np.asarray(value, dtype)
     natural = np.asarray(value)
     if natural.dtype.kind not in "biuf":
         raise TypeError(f"got {natural.dtype}, not numbers")
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="raise"):
         array = natural.astype(dtype)
     if dtype.kind in "biu" and not np.array_equal(array, natural):
         raise ValueError(f"got values that {dtype.name} does not hold")

@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from foldserve_client import cli
 from foldserve_client.commands import app
 from typer.testing import CliRunner, Result
+from unit.client.echo import EchoServicer
 
 IMAGES = np.arange(8, dtype=np.float32).reshape(2, 4)
 
@@ -48,10 +50,22 @@ def test_infer_with_the_wrong_dtype_fails_saying_what_was_expected(address: str,
     assert result.stderr.startswith("INVALID_ARGUMENT input 'x' (FP32 [-1, 4]): got an array of float64")
 
 
+def test_errors_are_shown_as_they_are(address: str, tmp_path: Path, echo: EchoServicer) -> None:
+    echo.failures["echo"] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue of [red]this[/red] is full")
+    np.save(tmp_path / "x.npy", IMAGES)
+    result = run("infer", "echo", tmp_path / "x.npy", "--address", address)
+    assert result.exit_code == 1
+    assert result.stderr == "RESOURCE_EXHAUSTED the queue of [red]this[/red] is full\n"
+
+
 def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(b"not an array")
     assert run("infer", "echo", tmp_path / "none.npy").exit_code == 2
     assert run("infer", "echo", tmp_path / "x.npy").exit_code == 2
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 not an archive")
+    assert run("infer", "echo", tmp_path / "x.npz").exit_code == 2
+    np.save(tmp_path / "pickled.npy", np.array([{}]))
+    assert run("infer", "echo", tmp_path / "pickled.npy").exit_code == 2
     assert run("infer").exit_code == 2
 
 
@@ -84,8 +98,8 @@ def test_report_shows_folds_biases_and_parity(address: str) -> None:
         "folded up, tier 0",
         "shift (Add)",
         "folded down, tier 1",
-        "stayed (padding)",
-        "Conv 'conv2' pads with zeros [0]",
+        "warning: huge_scale",
+        "stayed (padding): Conv 'conv2' pads with zeros [0]",
         "CPUExecutionProvider (asked for auto)",
         "absorbed",
         "within_budget",

@@ -76,6 +76,7 @@ def test_text_arrays_of_numpy_are_sent_as_bytes() -> None:
         ("INT8", [1.5], "values that int8 does not hold"),
         ("INT8", [300], "values that int8 does not hold"),
         ("INT8", [float("nan")], "values that int8 does not hold"),
+        ("FP16", [70000.0], "overflow"),
         ("BOOL", [2], "values that bool does not hold"),
         ("FP32", ["a"], "not numbers"),
         ("FP32", [[1], [1, 2]], "inhomogeneous"),
