@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -51,7 +52,8 @@ def _convert_graph(graph: GraphProto) -> None:
 def _convert_nodes(nodes: Iterable[NodeProto]) -> None:
     for node in nodes:
         if node.op_type == "ConstantOfShape" and not node.attribute:
-            node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
+            # Its default is a float32 zero, and the evaluator does not mix types.
+            node.attribute.append(_value_attribute(np.zeros(1)))
         for attribute in node.attribute:
             _convert_attribute(node, attribute)
 
@@ -64,8 +66,12 @@ def _convert_attribute(node: NodeProto, attribute: AttributeProto) -> None:
     elif attribute.name in TYPE_ATTRIBUTES and attribute.i in FLOAT_TYPES:
         attribute.i = TensorProto.DOUBLE
     elif node.op_type == "Constant" and attribute.name in {"value_float", "value_floats"}:
-        values = np.float64(attribute.f) if attribute.name == "value_float" else np.array(attribute.floats)
-        attribute.CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(np.asarray(values))))
+        values = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+        attribute.CopyFrom(_value_attribute(np.array(values, np.float64)))
+
+
+def _value_attribute(values: NDArray[np.float64]) -> AttributeProto:
+    return onnx.helper.make_attribute("value", numpy_helper.from_array(values))
 
 
 def _convert_tensor(tensor: TensorProto) -> None:

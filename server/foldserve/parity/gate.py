@@ -80,15 +80,15 @@ def _decide_dispute(breaching: Sequence[OutputParity], judge: JudgeReport | None
     dispute = f"the models disagree by more than the budget in {listed}"
     if judge is None:
         return Verdict.BREACH, f"{dispute}; no judge was asked"
-    if {output.output for output in breaching} != {output.output for output in judge.outputs}:
-        return Verdict.BREACH, f"{dispute}; the judge could not decide: {judge.failure}"
     errors = ", ".join(
         f"'{output.output}' (original {output.original_error:.2g}, candidate {output.candidate_error:.2g})"
         for output in judge.outputs
     )
-    if all(output.candidate_acceptable for output in judge.outputs):
-        return Verdict.ORIGINAL_INACCURATE, f"{dispute}; against float64 the original is inaccurate: {errors}"
-    return Verdict.BREACH, f"{dispute}; against float64 the candidate is wrong: {errors}"
+    if not all(output.candidate_acceptable for output in judge.outputs):
+        return Verdict.BREACH, f"{dispute}; against float64 the candidate is wrong: {errors}"
+    if {output.output for output in breaching} != {output.output for output in judge.outputs}:
+        return Verdict.BREACH, f"{dispute}; the judge could not decide: {judge.failure}"
+    return Verdict.ORIGINAL_INACCURATE, f"{dispute}; against float64 the original is inaccurate: {errors}"
 
 
 def keeps(budget: ParityBudget, measured: Distance) -> bool:

@@ -80,9 +80,10 @@ class Float64Judge:
 
 
 def settle(judge: Judge, disputes: Sequence[Dispute], names: Sequence[str]) -> JudgeReport:
-    """Measure both models against the truth, the smallest probe first, until the judge's time is over.
+    """Measure both models against the truth, the smallest probe first.
 
-    ``names`` are all outputs of the model, in its order.
+    Ends with the first probe on which the candidate is wrong, or when the judge's time is over. ``names`` are
+    all outputs of the model, in its order.
     """
     errors: dict[str, list[tuple[Distance, Distance]]] = {}
     judged_probes = 0
@@ -98,6 +99,8 @@ def settle(judge: Judge, disputes: Sequence[Dispute], names: Sequence[str]) -> J
             original = distance(truth[name], dispute.reference[name])
             candidate = distance(truth[name], dispute.candidate[name])
             errors.setdefault(name, []).append((original, candidate))
+        if not all(_acceptable(*errors[name][-1]) for name in dispute.outputs):
+            break
     return JudgeReport(
         breaching_probes=len(disputes),
         judged_probes=judged_probes,

@@ -62,10 +62,12 @@ def load_samples(path: Path, inputs: Sequence[TensorSpec], *, largest_batch: int
     The first sample alone, then all of them in batches of ``largest_batch`` (or of the model's fixed batch).
     Raises :class:`InvalidModel` naming the file and the array at fault.
     """
+    if not zipfile.is_zipfile(path):
+        raise InvalidModel(f"{path}: cannot be read as .npz (no such archive); write it with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InvalidModel(f"{path}: cannot be read as .npz ({error}); write it with numpy.savez") from error
     samples = {spec.name: _checked(path, spec, arrays) for spec in inputs}
     probes = tuple(_batches(samples, inputs, largest_batch))

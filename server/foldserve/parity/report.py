@@ -110,13 +110,13 @@ class JudgeReport(_Report):
     """Probes on which the models disagree by more than the budget."""
 
     judged_probes: int
-    """How many of them the judge evaluated in its time."""
+    """How many of them were judged before the candidate was found wrong or the judge's time was over."""
 
     outputs: tuple[JudgedOutput, ...]
     """The outputs in dispute that were judged; empty if no probe could be."""
 
     failure: str
-    """Why the judge stopped early; empty if it judged every breaching probe."""
+    """Why the judge could not go on; empty if it did not have to stop."""
 
 
 class ParityReport(_Report):
