@@ -91,6 +91,9 @@ class Reason(StrEnum):
     UNKNOWN_SHAPE = "unknown_shape"
     """A rank or dimension that the rule needs is not known."""
 
+    TIER = "tier"
+    """It could be folded, but only in a higher tier than the caller allows."""
+
     EXCLUDED = "excluded"
     """The caller asked to leave it."""
 
@@ -179,7 +182,7 @@ class FoldSite(_Record):
     """Name of the affine's output in the original model."""
 
     pairs: tuple[ValuePair, ...] = ()
-    """Values around this site that both models must agree on; the affine's own output first, where it survives."""
+    """Values around this site that both models agree on; the affine's own output first, where it survives."""
 
 
 class StrippedBias(_Record):
@@ -240,8 +243,8 @@ class FoldReport(_Record):
         """What the model's owner can do about an unusual result; None where there is nothing to say."""
         if self.arrived_folded:
             return (
-                "no BatchNormalization found: most exporters fold it silently. To keep the statistics (and with "
-                "them the detection of drift), save the model with torch.export.save and serve the .pt2 file"
+                "no BatchNormalization found: most exporters fold it silently. To keep the statistics (and "
+                "with them the detection of drift), save the model with torch.export.save and serve the .pt2"
             )
         return None
 
