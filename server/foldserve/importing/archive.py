@@ -1,9 +1,11 @@
 """Which files are ``torch.export`` archives, and what to say about those that are not.
 
 A pickle can run any code when it is opened, so none is ever opened: not a ``.pt`` file, and not the pickles
-that a ``.pt2`` archive may carry (sample inputs, weights of unusual tensor types, custom objects).
+that a ``.pt2`` archive may carry (sample inputs, weights of unusual tensor types, custom objects). That is no
+sandbox, though: a program is code, and torch's reader trusts it.
 """
 
+import json
 import re
 import shutil
 import zipfile
@@ -22,9 +24,9 @@ Save the model as a torch.export program instead:
 
 _PROGRAM = "models/model.json"
 _SAMPLE_INPUTS = "data/sample_inputs/"
-_PAYLOADS = re.compile(r"data/(weights|constants)/\w+_config\.json")
+_PAYLOADS = re.compile(r"data/(weights|constants)/.*_config\.json")
+_PLAIN_TENSORS = ("weight_", "tensor_")
 _DEVICE = re.compile(rb'"type":\s*"\w+",\s*"index":\s*(null|-?\d+)')
-_PICKLED = re.compile(rb'"use_pickle":\s*true')
 
 
 def refuse_pickle(path: Path) -> NoReturn:
@@ -51,12 +53,14 @@ def check_archive(path: Path) -> None:
                 raise UnsupportedModel(f"{path}: not a torch.export archive. {HOW_TO_EXPORT}")
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
         raise InvalidModel(f"{path}: cannot be read: {error}. Copy or export it again") from error
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
-    members = {_member(info): info for info in archive.infolist()}
+    members = {_member(info).lower(): info for info in archive.infolist()}
+    if len(members) < len(archive.infolist()):  # torch might read another one than the one checked here
+        raise InvalidModel(f"{path}: several of its members have the same name. Export it again")
     if "data.pkl" in members:
         refuse_pickle(path)
     if "serialized_exported_program.json" in archive.namelist():
@@ -64,11 +68,20 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
     if _PROGRAM not in members:
         raise UnsupportedModel(f"{path}: holds no torch.export program. {HOW_TO_EXPORT}")
     for name, info in members.items():
-        if _PAYLOADS.fullmatch(name) and _PICKLED.search(archive.read(info)):
+        if _PAYLOADS.fullmatch(name) and (pickled := _pickled(archive.read(info))):
             raise UnsupportedModel(
-                f"{path}: some of its {name.split('/')[1]} are pickled: tensor subclasses or custom objects. "
-                "Replace them by plain tensors and export again"
+                f"{path}: {', '.join(pickled)}: pickled, as tensor subclasses and custom objects are. "
+                "Replace by plain tensors and export again"
             )
+
+
+def _pickled(payloads: bytes) -> list[str]:
+    """Names of the weights or constants that torch would unpickle, from the archive's list of them."""
+    return [
+        name
+        for name, payload in json.loads(payloads)["config"].items()
+        if payload["use_pickle"] or not payload["path_name"].startswith(_PLAIN_TENSORS)
+    ]
 
 
 def write_portable(path: Path, destination: Path) -> None:

@@ -61,10 +61,36 @@ def test_a_pickle_under_another_name_is_refused(tmp_path: Path) -> None:
         check_archive(tmp_path / "model.pt2")
 
 
-def test_pickled_weights_inside_a_program_are_refused(program: Path, tmp_path: Path) -> None:
-    hidden = _changed(program, tmp_path / "hidden.pt2", b'"use_pickle": false', b'"use_pickle": true')
-    with pytest.raises(UnsupportedModel, match="some of its weights are pickled"):
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"use_pickle": false', b'"use_pickle": true'),
+        (b'"path_name": "weight_0"', b'"path_name": "opaque_obj_0"'),
+    ],
+)
+def test_pickled_weights_inside_a_program_are_refused(
+    program: Path, tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    hidden = _changed(program, tmp_path / "hidden.pt2", old, new)
+    with pytest.raises(UnsupportedModel, match=r"0\.weight.*pickled"):
         check_archive(hidden)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # what the test is about
+def test_a_second_list_of_weights_is_refused(program: Path, tmp_path: Path) -> None:
+    double = tmp_path / "double.pt2"
+    double.write_bytes(program.read_bytes())
+    with zipfile.ZipFile(double, "a") as archive:
+        (weights,) = (name for name in archive.namelist() if name.endswith("weights_config.json"))
+        archive.writestr(weights, archive.read(weights))
+    with pytest.raises(InvalidModel, match="same name"):
+        check_archive(double)
+
+
+def test_a_damaged_list_of_weights_is_refused(program: Path, tmp_path: Path) -> None:
+    damaged = _changed(program, tmp_path / "damaged.pt2", b'{"config"', b'{"comfit"')
+    with pytest.raises(InvalidModel, match="cannot be read"):
+        check_archive(damaged)
 
 
 def test_other_archives_are_refused(tmp_path: Path) -> None:
