@@ -1,6 +1,5 @@
 """The README's tables of settings and metrics, made from the code; ``make format`` writes them."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,10 +49,9 @@ def own_metrics() -> Iterator[tuple[Metric, tuple[str, ...]]]:
 def with_tables(text: str) -> str:
     """The README with both tables as they should be."""
     for name, table in (("settings", settings_table()), ("metrics", metrics_table())):
-        pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
-        text = re.sub(
-            pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL
-        )
+        before, rest = text.split(f"<!-- {name}:begin -->\n")
+        _, after = rest.split(f"<!-- {name}:end -->")
+        text = f"{before}<!-- {name}:begin -->\n{table}\n<!-- {name}:end -->{after}"
     return text
 
 

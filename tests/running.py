@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from foldserve.observability.logging import configure_logging
 from foldserve.server import Server
-from foldserve.settings import ServerSettings
+from foldserve.settings import LogFormat, LogLevel, ServerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE_MODELS = ROOT / "examples" / "models"
@@ -18,6 +19,7 @@ TRITON_PYTHON = ROOT / ".venv-triton" / "bin" / "python"
 @contextmanager
 def serving(repository: Path, **settings: object) -> Iterator[Server]:
     """A server that has tried all models of ``repository``."""
+    configure_logging(LogFormat.JSON, LogLevel.INFO)
     values = {"repository": [repository], "host": "127.0.0.1", "grpc_port": 0, "http_port": 0, **settings}
     with Server(ServerSettings.model_validate(values)) as server:
         while server.not_ready():

@@ -1,5 +1,6 @@
 """The gate at load, with folds that are wrong on purpose."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,10 @@ def test_a_wrong_fold_is_caught_and_the_unfolded_model_serves(
         assert report.verdict == "breach"
         assert not report.outputs[0].within_budget
         assert (client.infer("digits", images).output.argmax(axis=1) == labels).mean() >= 0.98
-    assert "parity breach at load: falling back" in capfd.readouterr().err
+    records = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    (fallback,) = [record for record in records if record["event"] == "parity breach at load: falling back"]
+    assert (fallback["level"], fallback["candidate"]) == ("error", "folded")
+    assert "'logits'" in fallback["evidence"]
 
 
 def test_a_right_fold_passes_the_same_gate(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """What load balancers and generic gRPC tools see."""
 
+from pathlib import Path
+from typing import Any
+
 import grpc
 import pytest
 from foldserve.rpc.server import FOLD_SERVICE, INFERENCE_SERVICE
@@ -12,26 +15,31 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
+def _stub(channel: grpc.Channel) -> Any:  # its type has no methods
+    return health_pb2_grpc.HealthStub(channel)
+
+
 @pytest.mark.parametrize("name", ["", INFERENCE_SERVICE, "digits", "digits_pt2"])
 def test_server_and_models_are_serving(channel: grpc.Channel, name: str) -> None:
-    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+    answer = _stub(channel).Check(health_pb2.HealthCheckRequest(service=name))
     assert answer.status == SERVING
 
 
 def test_an_unknown_model_is_not_found(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as failure:
-        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="nobody"))
+        _stub(channel).Check(health_pb2.HealthCheckRequest(service="nobody"))
     assert failure.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_watcher_sees_the_server_stop() -> None:
-    with serving(EXAMPLE_MODELS) as server:
+def test_a_watcher_sees_the_server_stop_and_does_not_delay_it(tmp_path: Path) -> None:
+    (tmp_path / "digits").symlink_to(EXAMPLE_MODELS / "digits")
+    with serving(tmp_path) as server:
         channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}")
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="digits"))
+        watch = _stub(channel).Watch(health_pb2.HealthCheckRequest(service="digits"))
         assert next(watch).status == SERVING
-        unknown = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="nobody"))
+        unknown = _stub(channel).Watch(health_pb2.HealthCheckRequest(service="nobody"))
         assert next(unknown).status == SERVICE_UNKNOWN
-    assert next(watch).status == NOT_SERVING
+    assert [answer.status for answer in watch] == [NOT_SERVING]
     channel.close()
 
 

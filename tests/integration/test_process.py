@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -52,12 +53,20 @@ class Process:
         return self.process.returncode
 
 
+@contextmanager
+def _started(*options: str) -> Iterator[Process]:
+    started = Process(*options)
+    with started.process:
+        yield started
+        started.process.kill()
+
+
 @pytest.fixture
-def process() -> Iterator[Process]:
-    started = Process("--repository", str(EXAMPLE_MODELS))
-    yield started
-    started.process.kill()
-    started.process.wait()
+def process(tmp_path: Path) -> Iterator[Process]:
+    """A process that serves the ONNX model alone, which loads in no time."""
+    (tmp_path / "digits").symlink_to(EXAMPLE_MODELS / "digits")
+    with _started("--repository", str(tmp_path)) as started:
+        yield started
 
 
 @pytest.mark.parametrize("wanted", [signal.SIGTERM, signal.SIGINT])
@@ -68,7 +77,8 @@ def test_a_signal_drains_and_ends_with_zero(process: Process, wanted: signal.Sig
 
 def test_requests_in_flight_are_answered_before_the_end(process: Process) -> None:
     images = np.zeros((256, 1, 8, 8), np.float32)
-    answered, refused = [], []
+    answered: list[tuple[int, ...]] = []
+    refused: list[tuple[bool, grpc.StatusCode | None]] = []
     stopping = threading.Event()
 
     def call() -> None:
@@ -90,16 +100,16 @@ def test_requests_in_flight_are_answered_before_the_end(process: Process) -> Non
         caller.join()
     assert set(answered) == {(256, 10)}
     assert {was_stopping for was_stopping, _ in refused} == {True}
-    assert {code for _, code in refused} <= {grpc.StatusCode.UNAVAILABLE}
+    # CANCELLED is what gRPC tells a call that arrives in the moment the listener closes
+    assert {code for _, code in refused} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
-def test_torch_is_never_imported_by_the_serving_process(process: Process) -> None:
-    """Not even for a ``.pt2`` model: its maps would show libtorch."""
-    assert {record["model"] for record in process.records if record["event"] == "model ready"} == {
-        "digits",
-        "digits_pt2",
-    }
-    maps = Path(f"/proc/{process.process.pid}/maps").read_text()
+def test_torch_is_never_imported_by_the_serving_process() -> None:
+    """Not even for a ``.pt2`` model: its memory maps would show libtorch."""
+    with _started("--repository", str(EXAMPLE_MODELS)) as process:
+        ready = {record["model"] for record in process.records if record["event"] == "model ready"}
+        maps = Path(f"/proc/{process.process.pid}/maps").read_text()
+    assert ready == {"digits", "digits_pt2"}
     assert "onnxruntime" in maps
     assert "torch" not in maps
 
@@ -118,17 +128,17 @@ def test_a_broken_model_stops_no_other(tmp_path: Path) -> None:
         folder = tmp_path / model / "1"
         folder.mkdir(parents=True)
         (folder / file).write_bytes(content)
-    process = Process("--repository", str(tmp_path))
-    failures = {r["model"]: r["reason"] for r in process.records if r["event"] == "model failed to load"}
-    assert set(failures) == {"torn", "pickled"}
-    assert "torch.export.save" in str(failures["pickled"])
-    with Client(f"127.0.0.1:{process.record('listening')['grpc_port']}") as client:
-        assert client.ready()
-        assert client.ready("digits")
-        assert not client.ready("torn")
-        with pytest.raises(Exception, match="'torn' version 1 is not ready, its state is FAILED"):
-            client.infer("torn", np.zeros(1, np.float32))
-    assert process.finish(signal.SIGTERM) == 0
+    with _started("--repository", str(tmp_path)) as process:
+        failures = {r["model"]: r["reason"] for r in process.records if r["event"] == "model failed to load"}
+        assert set(failures) == {"torn", "pickled"}
+        assert "torch.export.save" in str(failures["pickled"])
+        with Client(f"127.0.0.1:{process.record('listening')['grpc_port']}") as client:
+            assert client.ready()
+            assert client.ready("digits")
+            assert not client.ready("torn")
+            with pytest.raises(Exception, match="'torn' version 1 is not ready, its state is FAILED"):
+                client.infer("torn", np.zeros(1, np.float32))
+        assert process.finish(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """foldserve.v1.FoldService: what was folded, and how near the folded model is."""
 
+import json
+from typing import Any
+
 import grpc
 from foldserve_proto import fold_service_pb2 as pb
 from foldserve_proto import fold_service_pb2_grpc as service
 from google.protobuf import json_format
+from pydantic import BaseModel
 
 from foldserve.serving.manager import ModelManager
 
@@ -27,7 +31,7 @@ class FoldServicer(service.FoldServiceServicer):
             requested_provider=provenance.requested_provider,
             provider=servable.provider,
         )
-        json_format.ParseDict(provenance.fold_report.model_dump(mode="json"), response.report)
+        json_format.ParseDict(_as_json(provenance.fold_report), response.report)
         return response
 
     def GetParity(self, request: pb.GetParityRequest, context: grpc.ServicerContext) -> pb.GetParityResponse:
@@ -37,10 +41,16 @@ class FoldServicer(service.FoldServiceServicer):
         response = pb.GetParityResponse(
             model_name=servable.name, model_version=str(servable.version), variant=provenance.variant
         )
-        report = provenance.parity_report.model_dump(mode="json")
+        report = _as_json(provenance.parity_report)
         report["probes"]["shapes"] = [_wrapped(shapes) for shapes in report["probes"]["shapes"]]
         json_format.ParseDict(report, response.report)
         return response
+
+
+def _as_json(report: BaseModel) -> dict[str, Any]:
+    """A report as JSON has it, which writes infinities as text."""
+    fields: dict[str, Any] = json.loads(report.model_dump_json())
+    return fields
 
 
 def _wrapped(shapes: dict[str, list[int]]) -> dict[str, dict[str, dict[str, list[int]]]]:

@@ -15,6 +15,8 @@ from foldserve.serving.manager import ModelManager
 
 EXTENSIONS = ("binary_tensor_data",)
 PLATFORM = "onnxruntime_onnx"
+FOREVER_S = 1e9
+"""A call without a deadline has one that is centuries away."""
 
 
 class InferenceServicer(service.GRPCInferenceServiceServicer):
@@ -93,4 +95,4 @@ class InferenceServicer(service.GRPCInferenceServiceServicer):
 
 def _deadline(context: grpc.ServicerContext) -> float | None:
     remaining = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
+    return time.monotonic() + remaining if remaining is not None and remaining < FOREVER_S else None

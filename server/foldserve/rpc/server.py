@@ -6,12 +6,13 @@ from typing import Self
 
 import grpc
 from foldserve_proto import fold_service_pb2, fold_service_pb2_grpc, grpc_service_pb2, grpc_service_pb2_grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from foldserve.errors import ConfigurationError
 from foldserve.observability.metrics import Metrics
 from foldserve.rpc.fold import FoldServicer
+from foldserve.rpc.health import Health
 from foldserve.rpc.inference import InferenceServicer
 from foldserve.rpc.interceptor import OutcomeInterceptor
 from foldserve.rpc.reflection import reflection_pool
@@ -29,9 +30,7 @@ class GrpcServer:
     """Listens from ``__enter__`` to ``stop``; health follows what it is told."""
 
     def __init__(self, settings: ServerSettings, manager: ModelManager, metrics: Metrics) -> None:
-        self._health = health.HealthServicer(
-            experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(4, "health")
-        )
+        self._health = Health()
         self._server = grpc.server(
             ThreadPoolExecutor(settings.grpc_workers, "rpc"),
             interceptors=[OutcomeInterceptor(metrics, manager.labels)],
@@ -54,15 +53,15 @@ class GrpcServer:
     def set_ready(self, ready: bool) -> None:
         """Tell health whether the server as a whole serves."""
         for name in SERVER_HEALTH:
-            self._set_health(name, ready)
+            self._health.tell(name, ready)
 
     def set_model_ready(self, model: str, ready: bool) -> None:
         """Tell health whether a model serves."""
-        self._set_health(model, ready)
+        self._health.tell(model, ready)
 
     def stop(self, grace_s: float) -> None:
         """Refuse new RPCs, let the running ones finish for ``grace_s`` seconds, then cancel them."""
-        self._health.enter_graceful_shutdown()
+        self._health.leave()
         self._server.stop(grace_s).wait()
 
     def __enter__(self) -> Self:
@@ -83,9 +82,3 @@ class GrpcServer:
             raise ConfigurationError(
                 f"gRPC cannot listen on {address}: {error}; is the port taken? --grpc-port 0 picks a free one"
             ) from None
-
-    def _set_health(self, name: str, ready: bool) -> None:
-        status = (
-            health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-        self._health.set(name, status)

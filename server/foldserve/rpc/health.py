@@ -1,0 +1,56 @@
+"""grpc.health.v1 for the server as a whole and for each model."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+WATCHER_THREADS = 4
+
+SendResponse = Callable[[HealthCheckResponse | None], None]
+
+
+class Health(health.HealthServicer):
+    """gRPC's own servicer, whose watchers do not keep a stopping server waiting."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            experimental_non_blocking=True,
+            experimental_thread_pool=ThreadPoolExecutor(WATCHER_THREADS, "health"),
+        )
+        self._watchers: set[SendResponse] = set()
+        self._watchers_lock = threading.Lock()
+
+    def Watch(
+        self,
+        request: HealthCheckRequest,
+        context: grpc.ServicerContext,
+        send_response_callback: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Tell the status now and at each change, until the caller or the server goes."""
+        assert send_response_callback is not None  # as long as gRPC knows experimental_non_blocking
+        watcher: SendResponse = send_response_callback
+        with self._watchers_lock:
+            self._watchers.add(watcher)
+        context.add_callback(lambda: self._forget(watcher))
+        return super().Watch(request, context, send_response_callback)
+
+    def tell(self, name: str, serving: bool) -> None:
+        """Set the status of the server (empty name), a service or a model."""
+        self.set(name, HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
+
+    def leave(self) -> None:
+        """Tell every watcher that nothing serves any more, and end its stream."""
+        self.enter_graceful_shutdown()
+        with self._watchers_lock:
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            watcher(None)
+
+    def _forget(self, watcher: SendResponse) -> None:
+        with self._watchers_lock:
+            self._watchers.discard(watcher)
