@@ -56,7 +56,7 @@ class Float64Judge:
 
     def truth(self, probe: Probe) -> list[Array]:
         """The model's outputs in float64; raises :class:`JudgeFailed` when it cannot, or the time is over."""
-        command = [sys.executable, "-m", "foldserve.parity.float64_reference"]
+        command = [sys.executable, "-P", "-m", "foldserve.parity.float64_reference"]
         started = time.monotonic()
         try:
             child = subprocess.run(

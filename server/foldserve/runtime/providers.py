@@ -72,7 +72,7 @@ def probe_cuda() -> CudaProbe:
 
 def attempt_in_child(timeout_s: float = PROBE_TIMEOUT_S) -> str:
     """Why a child process cannot run a convolution on CUDA; empty if it can."""
-    command = [sys.executable, "-m", "foldserve.runtime.cuda_attempt"]
+    command = [sys.executable, "-P", "-m", "foldserve.runtime.cuda_attempt"]
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:

@@ -1,5 +1,7 @@
 """The float64 truth, and who is nearer to it."""
 
+import os
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -105,6 +107,18 @@ def test_a_file_with_external_data_is_judged(tmp_path: Path) -> None:
     onnx.save(onnx.load_from_string(source), file, save_as_external_data=True, location="weights")
     probe = {"x": np.ones((1, networks.CHANNELS, networks.SIZE, networks.SIZE), np.float32)}
     np.testing.assert_array_equal(Float64Judge(file).truth(probe)[0], evaluate(source, probe)[0])
+
+
+def test_files_in_the_working_directory_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnx.py").write_text("raise SystemExit('the wrong onnx')")
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(str(Path(folder).resolve()) for folder in sys.path if folder)
+    )
+    monkeypatch.chdir(tmp_path)
+    source = model(f"{INPUT} {{ y = Neg(x) }}")
+    assert Float64Judge(source).truth({"x": np.ones(1, np.float32)})[0][0] == -1
 
 
 def test_a_judge_that_takes_too_long_is_given_up() -> None:
