@@ -7,7 +7,6 @@ from foldserve.errors import InvalidModel
 from foldserve.serving import model_file
 from foldserve.serving.model_file import read_model, written_model
 from foldserve.serving.repository import ModelVersion
-
 from running import EXAMPLE_MODELS
 
 
