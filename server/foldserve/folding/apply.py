@@ -104,6 +104,8 @@ class Editor:
             site.x.name = name
         elif not plan.values[site.x].is_identity:
             site.x.name = self.fresh(site.x.name or "value")
+        if site.y.is_graph_output() or site.x.shape is None:
+            site.x.shape, site.x.type = site.y.shape, site.y.type
         site.y.replace_all_uses_with(site.x, replace_graph_outputs=True)
         if site.node.graph is not None:
             site.node.graph.remove(site.node, safe=True)

@@ -125,19 +125,18 @@ class Graph:
         return ir.from_proto(self.proto())
 
     def _cast(self, values: Array) -> Array:
-        return (
-            values.astype(helper.tensor_dtype_to_np_dtype(self.float_type))
-            if values.dtype.kind == "f"
-            else values
-        )
+        """Doubles in the graph's float type; what was chosen on purpose (integers, float32) as it is."""
+        if values.dtype != np.float64:
+            return values
+        return values.astype(helper.tensor_dtype_to_np_dtype(self.float_type))
 
 
 def as_float32(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with every double, in tensors, attributes and declared types, made a float."""
-    text = onnx.ModelProto()
-    text.CopyFrom(proto)
-    _narrow_graph(text.graph)
-    return text
+    narrow = onnx.ModelProto()
+    narrow.CopyFrom(proto)
+    _narrow_graph(narrow.graph)
+    return narrow
 
 
 def _narrow_graph(graph: onnx.GraphProto) -> None:
