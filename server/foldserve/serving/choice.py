@@ -25,14 +25,23 @@ class Candidate:
 
     variant: Variant
     source: Path | bytes
-    optimise: bool
+    optimise: bool = True
+    disabled_optimisers: tuple[str, ...] = ()
+    """Optimisations of the runtime that are left out, because they may change answers."""
+
+    @property
+    def optimisation(self) -> str:
+        """What the runtime may do to the graph, in a word or two."""
+        if not self.optimise:
+            return "off"
+        return f"without {', '.join(self.disabled_optimisers)}" if self.disabled_optimisers else "all"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The form that serves, its session, and the proof of the form that was wanted most."""
+    """The form that serves, its session and its proof; the fold's failed proof where it does not serve."""
 
-    variant: Variant
+    candidate: Candidate
     session: Session
     parity_report: ParityReport
 
@@ -56,20 +65,25 @@ def choose(name: str, candidates: Sequence[Candidate], proof: Proof, provider: P
     first_report: ParityReport | None = None
     for candidate in candidates:
         session = OnnxRuntimeSession(
-            candidate.source, provider=provider, optimise=candidate.optimise, name=name
+            candidate.source,
+            provider=provider,
+            optimise=candidate.optimise,
+            disabled_optimisers=candidate.disabled_optimisers,
+            name=name,
         )
         report = prove(
             proof.reference, session, proof.probes, proof.budget, proof.judge, precision=proof.precision
         )
         first_report = first_report or report
         if report.passed or candidate is candidates[-1]:
-            return Choice(candidate.variant, session, first_report)
+            folded = candidate.variant is Variant.FOLDED
+            return Choice(candidate, session, report if folded else first_report)
         session.close()
         log.error(
             "parity breach at load: falling back",
             model=name,
             candidate=candidate.variant,
-            optimised=candidate.optimise,
+            optimisation=candidate.optimisation,
             evidence=report.explanation,
         )
     raise AssertionError("there is always a candidate")

@@ -13,6 +13,7 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
     fold, parity = provenance.fold_report, provenance.parity_report
     facts: dict[str, str | int | float] = {
         "variant": provenance.variant,
+        "runtime_optimisation": provenance.optimisation,
         "provider_requested": provenance.requested_provider,
         "provider": servable.provider,
         "batchnorms": fold.batch_norms,

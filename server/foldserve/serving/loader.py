@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
-
 from foldserve.folding import fold
 from foldserve.parity.judge import Float64Judge
-from foldserve.parity.precision import coarsest_float
+from foldserve.parity.precision import model_precision
 from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
-from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
+from foldserve.runtime.onnxruntime_session import UNSOUND_OPTIMISERS, OnnxRuntimeSession
 from foldserve.runtime.session import Session
 from foldserve.serving.choice import Candidate, Proof, choose
 from foldserve.serving.lifecycle import Lifecycle, State
@@ -52,10 +49,13 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
                 written = written_model(result.model, Path(scratch), result.report.initializer_bytes_after)
             with stage(State.PROVING):
                 probes = _probes(source, reference)
-                proof = Proof(reference, probes, settings.parity, Float64Judge(file), _precision(original))
+                proof = Proof(
+                    reference, probes, settings.parity, Float64Judge(file), model_precision(original)
+                )
                 candidates = (
-                    Candidate(Variant.FOLDED, written, optimise=True),
-                    Candidate(Variant.UNFOLDED, file, optimise=True),
+                    Candidate(Variant.FOLDED, written),
+                    Candidate(Variant.FOLDED, written, disabled_optimisers=UNSOUND_OPTIMISERS),
+                    Candidate(Variant.UNFOLDED, file),
                     Candidate(Variant.UNFOLDED, file, optimise=False),
                 )
                 choice = choose(name, candidates, proof, settings.provider)
@@ -64,7 +64,8 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
                     choice.session.run(probe)
                 reference_seconds = [_seconds(reference, probe) for probe in probes.probes]
     provenance = Provenance(
-        variant=choice.variant,
+        variant=choice.candidate.variant,
+        optimisation=choice.candidate.optimisation,
         requested_provider=settings.provider,
         fold_report=result.report,
         parity_report=choice.parity_report,
@@ -81,12 +82,6 @@ def _reference(file: Path, name: str) -> Session:
 
 def _probes(source: ModelVersion, reference: Session) -> ProbeSet:
     return load_samples(source.samples, reference.inputs) if source.samples else synthetic_probes(reference)
-
-
-def _precision(model: ir.Model) -> np.dtype[np.generic]:
-    """The coarsest float type of the weights: what the model computes in."""
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    return coarsest_float(tensor.dtype.numpy() for tensor in tensors if tensor is not None)
 
 
 def _seconds(session: Session, probe: Probe) -> float:

@@ -28,6 +28,9 @@ class Provenance:
     """How the served session came to be: what metadata, reports and metrics tell about it."""
 
     variant: Variant
+    optimisation: str
+    """What the runtime may do to the graph: ``all``, ``without`` some optimisers, or ``off``."""
+
     requested_provider: ProviderChoice
     fold_report: FoldReport
     parity_report: ParityReport
