@@ -14,6 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from foldserve.folding.constants import Constant
 from foldserve.folding.evaluate import Constants
+from foldserve.folding.merge import Merge
 from foldserve.folding.plan import Plan
 from foldserve.folding.sites import Site
 from foldserve.folding.steps import name_of
@@ -48,6 +49,17 @@ class Editor:
         """Let every reader of an affine of constants read the result."""
         for node, index in site.y.uses():
             self.set_operand(node, index, y)
+
+    def merge(self, merge: Merge) -> None:
+        """Let one convolution do the work of two branches and their sum."""
+        self.set_operand(merge.large, 1, merge.weight)
+        self.set_operand(merge.large, 2, merge.bias)
+        kept, total = merge.large.outputs[0], merge.total.outputs[0]
+        name, total.name = total.name, self.fresh(total.name or "value")
+        kept.name = name
+        self._replace(total, kept)
+        for node in (merge.total, merge.small):
+            _remove(node)
 
     def set_operand(self, node: ir.Node, index: int, constant: Constant | None) -> None:
         """Give ``node`` a constant operand of its own, or take it away."""
@@ -104,11 +116,14 @@ class Editor:
             site.x.name = name
         elif not plan.values[site.x].is_identity:
             site.x.name = self.fresh(site.x.name or "value")
-        if site.y.is_graph_output() or site.x.shape is None:
-            site.x.shape, site.x.type = site.y.shape, site.y.type
-        site.y.replace_all_uses_with(site.x, replace_graph_outputs=True)
-        if site.node.graph is not None:
-            site.node.graph.remove(site.node, safe=True)
+        self._replace(site.y, site.x)
+        _remove(site.node)
+
+    def _replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Let everybody read ``new`` instead of ``old``."""
+        if old.is_graph_output() or new.shape is None:
+            new.shape, new.type = old.shape, old.type
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
 
     def _append_add(self, node: ir.Node, shift: Constant) -> None:
         """Put an Add of ``shift`` behind ``node``."""
@@ -121,6 +136,11 @@ class Editor:
         add.replace_input_with(0, raw)
         self.set_operand(add, 1, shift)
         node.append(add)
+
+
+def _remove(node: ir.Node) -> None:
+    if node.graph is not None:
+        node.graph.remove(node, safe=True)
 
 
 def _all_names(model: ir.Model) -> set[str]:

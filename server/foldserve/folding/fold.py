@@ -16,6 +16,7 @@ from foldserve.folding.apply import Editor
 from foldserve.folding.biases import Biases
 from foldserve.folding.constants import Constant
 from foldserve.folding.evaluate import Constants
+from foldserve.folding.merge import find_merge
 from foldserve.folding.planner import Planner
 from foldserve.folding.prepare import prepared
 from foldserve.folding.report import (
@@ -88,12 +89,40 @@ class _Folding:
 
     def run(self, max_tier: int) -> FoldResult:
         for tier in range(min(1, max_tier), max_tier + 1):
-            for node, record in self._records.items():
-                if record.outcome is Outcome.STAYED and record.name not in self._keep:
-                    self._records[node] = self._attempted(node, record, tier)
+            self._sweep(tier)
+            while tier > 0 and self._merge():
+                self._sweep(tier)
         self._biases.strip(self._editor, self._planner)
         self._editor.finish()
         return FoldResult(self._model, self._report())
+
+    def _sweep(self, tier: int) -> None:
+        """Try every site that is still there, in the order of the graph."""
+        for node, record in self._records.items():
+            if record.outcome is Outcome.STAYED and record.name not in self._keep:
+                self._records[node] = self._attempted(node, record, tier)
+
+    def _merge(self) -> bool:
+        """Merge parallel branches; whether there were any."""
+        found = False
+        for node in list(self._model.graph.all_nodes()):
+            merge = find_merge(node, self._constants)
+            if merge is None or name_of(merge.small) in self._keep:
+                continue
+            found = True
+            if merge.small in self._records:
+                self._near[merge.small] = [merge.total.outputs[0].name or ""]
+                self._records[merge.small] = _changed(
+                    self._records[merge.small],
+                    outcome=Outcome.FOLDED,
+                    tier=1,
+                    direction=Direction.MERGED,
+                    reason=None,
+                    detail=f"merged with {name_of(merge.large)}, which runs beside it",
+                    absorbed_by=(name_of(merge.large),),
+                )
+            self._editor.merge(merge)
+        return found
 
     def _listed(self, node: ir.Node) -> FoldSite | None:
         """The record of ``node``, as staying for now; None if it is no affine."""

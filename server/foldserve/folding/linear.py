@@ -181,9 +181,11 @@ def _leading(factor: Array, weight: Constant) -> Array:
 def _absorbed(front: Front, weight: Constant, factor: Array, scale: Array, shift: Array) -> Step | Refusal:
     """The step of a convolution: its weight times ``factor``, its bias b′ = scale·b + shift."""
     old = front.constant(2)
-    if front.is_computed(2) or (old is not None and old.size not in (1, scale.size)):
+    bias = np.zeros(1) if old is None else old.exact().ravel()
+    if front.is_computed(2) or (bias.size not in (1, scale.size) and bias.any()):
         return front.runtime_weight()
-    bias = scale * (old.exact().ravel() if old is not None else np.zeros(1)) + shift
+    # Raw exports give a Conv3d that has no bias one of zeros, of a wrong shape.
+    bias = scale * (bias if bias.any() else 0.0) + shift
     return Step(
         constants={1: weight.scaled(factor), 2: Constant.of(bias, weight.dtype) if bias.any() else None}
     )

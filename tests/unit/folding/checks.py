@@ -273,7 +273,7 @@ def _planted(result: FoldResult) -> onnx.ModelProto:
     proto = ir.to_proto(result.model)
     absorbers = {name for site in result.report.sites for name in site.absorbed_by}
     by_name = {tensor.name: tensor for tensor in proto.graph.initializer}
-    for node in proto.graph.node:
+    for node in _all_nodes(proto.graph):
         if node.name not in absorbers:
             continue
         for operand in reversed(node.input):
@@ -284,3 +284,8 @@ def _planted(result: FoldResult) -> onnx.ModelProto:
                 by_name[operand].CopyFrom(numpy_helper.from_array(values * values.dtype.type(NUDGE), operand))
                 return proto
     raise AssertionError("no absorbing node has a constant to nudge")
+
+
+def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    bodies = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return [*graph.node, *(node for body in bodies for node in _all_nodes(body))]
