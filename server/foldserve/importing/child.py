@@ -3,7 +3,6 @@
 Writes the ONNX model to DESTINATION and next to it what it found, or why it failed. The limit is in bytes.
 """
 
-import json
 import logging
 import resource
 import sys
@@ -13,10 +12,10 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from foldserve.errors import FoldserveError, ImportFailed
+from foldserve.errors import ImportFailed
 from foldserve.importing.archive import write_portable
 from foldserve.importing.explain import explain
-from foldserve.importing.importer import FAILURE, REPORT
+from foldserve.importing.process import report_to_parent
 from foldserve.importing.tidy import count_batch_norms
 from foldserve.importing.torch_program import count_program_batch_norms, to_onnx
 
@@ -27,16 +26,14 @@ LARGEST_SINGLE_FILE = 1_500_000_000
 def main() -> int:
     """Import the program that the command line names; returns the exit status."""
     program, destination = Path(sys.argv[1]), Path(sys.argv[2])
-    try:
+
+    def work() -> dict[str, Any]:
         if len(sys.argv) > 3:
             limit = int(sys.argv[3])
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-        facts = convert(program, destination)
-    except Exception as error:
-        cause = str(error) if isinstance(error, FoldserveError) else explain(error)
-        (destination.parent / FAILURE).write_text(cause)
-        raise
-    (destination.parent / REPORT).write_text(json.dumps(facts))
+        return convert(program, destination)
+
+    report_to_parent(destination, work)
     return 0
 
 

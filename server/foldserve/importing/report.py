@@ -1,4 +1,4 @@
-"""What is told about the import of a PyTorch program."""
+"""What is told about work on a PyTorch program."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,3 +28,21 @@ class ImportReport(BaseModel):
 
     seconds: float
     """Time that the import took, in seconds, starting torch included."""
+
+
+class FreezeReport(BaseModel):
+    """How the BatchNorms of a ``.pt2`` program became fixed affines."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    torch_version: str
+    """Version of torch that read and wrote the program."""
+
+    frozen: int
+    """Batch norm calls that became affines."""
+
+    kept: int
+    """Batch norm calls that stay: without running statistics, or in the body of a branch or a loop."""
+
+    seconds: float
+    """Time that it took, in seconds, starting torch included."""
