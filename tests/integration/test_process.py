@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -154,6 +155,17 @@ def test_what_cannot_work_is_said_at_once(arguments: list[str], text: str) -> No
     assert ended.returncode == 2
     assert text in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("flag", ["--grpc-port", "--http-port"])
+def test_a_busy_port_is_named_with_a_way_out(flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        arguments = [*SERVE, "--repository", str(EXAMPLE_MODELS), flag, port]
+        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert f"{flag} 0 picks a free one" in ended.stderr
 
 
 def test_flags_are_environment_variables_too() -> None:

@@ -4,7 +4,8 @@ from foldserve import errors
 
 
 def _subclasses(base: type) -> set[type]:
-    return {base}.union(*(_subclasses(child) for child in base.__subclasses__()))
+    children: list[type] = base.__subclasses__()
+    return {base}.union(*(_subclasses(child) for child in children))
 
 
 def test_the_table_names_every_exception_and_nothing_else() -> None:

@@ -9,13 +9,16 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from foldserve.errors import ConfigurationError
+
 TEXT = "text/plain; charset=utf-8"
 
 
 class HttpServer:
     """Serves the three paths from a thread of its own until closed.
 
-    ``not_ready`` returns why the server is not ready, an empty text when it is.
+    ``not_ready`` returns why the server is not ready, an empty text when it is. Raises
+    :class:`ConfigurationError` when the port cannot be listened on.
     """
 
     def __init__(
@@ -48,7 +51,12 @@ class HttpServer:
             def log_message(self, format: str, *args: object) -> None:
                 """Probes and scrapes are no news."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise ConfigurationError(
+                f"HTTP cannot listen on {host}:{port}: {error}; is the port taken? --http-port 0 picks a free one"
+            ) from None
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
