@@ -1,0 +1,90 @@
+"""Architectures of the package transformers, thin: code that we did not write."""
+
+from typing import Any
+
+import transformers
+from torch import Tensor, nn
+from zoo.architecture import Architecture
+
+
+class Logits(nn.Module):
+    """A model of transformers that returns one tensor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x).logits
+        return logits
+
+
+def classifier(kind: str, **options: Any) -> Logits:
+    config = getattr(transformers, f"{kind}Config")(num_labels=5, **options)
+    return Logits(getattr(transformers, f"{kind}ForImageClassification")(config))
+
+
+def resnet() -> nn.Module:
+    return classifier("ResNet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2])
+
+
+def regnet() -> nn.Module:
+    return classifier("RegNet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], groups_width=8)
+
+
+def mobilenet_v1() -> nn.Module:
+    return classifier("MobileNetV1", depth_multiplier=0.25, image_size=32)
+
+
+def mobilenet_v2() -> nn.Module:
+    return classifier("MobileNetV2", depth_multiplier=0.25, image_size=32)
+
+
+def efficientnet() -> nn.Module:
+    return classifier(
+        "EfficientNet",
+        image_size=32,
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        hidden_dim=1280,
+        kernel_sizes=[3, 5],
+        in_channels=[32, 16],
+        out_channels=[16, 24],
+        depthwise_padding=[],
+        strides=[1, 2],
+        num_block_repeats=[1, 2],
+        expand_ratios=[1, 4],
+    )
+
+
+def levit() -> nn.Module:
+    return classifier(
+        "Levit",
+        image_size=32,
+        hidden_sizes=[32, 32],
+        num_attention_heads=[2, 2],
+        depths=[1, 1],
+        key_dim=[8, 8],
+        down_ops=[["Subsample", 8, 4, 4, 2, 2]],
+    )
+
+
+def swiftformer() -> nn.Module:
+    return classifier("SwiftFormer", image_size=32, depths=[1, 1, 1, 1], embed_dims=[16, 16, 16, 16], down_patch_size=3)
+
+
+def cvt() -> nn.Module:
+    return classifier("Cvt", embed_dim=[8, 16, 24], num_heads=[1, 1, 1], depth=[1, 2, 3])
+
+
+IMAGE = (3, 32, 32)
+ARCHITECTURES = (
+    Architecture("transformers_resnet", resnet, IMAGE, 13, (0, 0, 0, 0)),
+    Architecture("transformers_regnet", regnet, IMAGE, 13, (0, 0, 0, 0)),
+    Architecture("transformers_mobilenet_v1", mobilenet_v1, IMAGE, 27, (0, 0, 0, 0)),
+    Architecture("transformers_mobilenet_v2", mobilenet_v2, IMAGE, 52, (0, 0, 0, 0)),
+    Architecture("transformers_efficientnet", efficientnet, IMAGE, 10, (0, 0, 0, 0)),
+    Architecture("transformers_levit", levit, IMAGE, 10, (0, 0, 0, 0)),
+    Architecture("transformers_swiftformer", swiftformer, IMAGE, 10, (0, 0, 0, 0)),
+    Architecture("transformers_cvt", cvt, IMAGE, 10, (0, 0, 0, 0)),
+)
