@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from foldserve.folding import FoldResult, fold
-from foldserve.serving import loader
+from foldserve.serving import fold_tier
 from foldserve_client import Client
 from numpy.typing import NDArray
 from running import EXAMPLE_MODELS, serving
@@ -16,8 +16,8 @@ from running import EXAMPLE_MODELS, serving
 def _wrong_by(factor: float) -> object:
     """A fold that multiplies one output channel of the first convolution."""
 
-    def wrong_fold(model: ir.Model) -> FoldResult:
-        result = fold(model)
+    def wrong_fold(model: ir.Model, *, max_tier: int) -> FoldResult:
+        result = fold(model, max_tier=max_tier)
         convolution = next(node for node in result.model.graph if node.op_type == "Conv")
         weight = convolution.inputs[1]
         assert weight is not None
@@ -45,7 +45,7 @@ def test_a_wrong_fold_is_caught_and_the_unfolded_model_serves(
     factor: float,
 ) -> None:
     images, labels = digits
-    monkeypatch.setattr(loader, "fold", _wrong_by(factor))
+    monkeypatch.setattr(fold_tier, "fold", _wrong_by(factor))
     with serving(repository) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
         assert client.model_metadata("digits").properties["foldserve.variant"] == "unfolded"
         report = client.parity("digits").report
@@ -59,7 +59,7 @@ def test_a_wrong_fold_is_caught_and_the_unfolded_model_serves(
 
 
 def test_a_right_fold_passes_the_same_gate(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "fold", _wrong_by(1.0))
+    monkeypatch.setattr(fold_tier, "fold", _wrong_by(1.0))
     with serving(repository) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
         assert client.model_metadata("digits").properties["foldserve.variant"] == "folded"
         assert client.parity("digits").report.verdict == "within_budget"

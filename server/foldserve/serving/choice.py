@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foldserve.folding import FoldReport
 from foldserve.observability.logging import get_logger
 from foldserve.parity.gate import prove
 from foldserve.parity.judge import Judge
@@ -25,9 +26,17 @@ class Candidate:
 
     variant: Variant
     source: Path | bytes
+    fold_report: FoldReport
+    """What folding did; for the unfolded form, what it would have done."""
+
     optimise: bool = True
     disabled_optimisers: tuple[str, ...] = ()
     """Optimisations of the runtime that are left out, because they may change answers."""
+
+    @property
+    def tier(self) -> int:
+        """The highest tier that folding used."""
+        return max((site.tier or 0 for site in self.fold_report.sites), default=0)
 
     @property
     def optimisation(self) -> str:

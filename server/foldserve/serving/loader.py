@@ -2,17 +2,20 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from foldserve.folding import fold
+from foldserve.folding import FoldResult
+from foldserve.observability.logging import get_logger
 from foldserve.parity.judge import Float64Judge
 from foldserve.parity.precision import model_precision
 from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
 from foldserve.runtime.onnxruntime_session import UNSOUND_OPTIMISERS, OnnxRuntimeSession
 from foldserve.runtime.session import Session
 from foldserve.serving.choice import Candidate, Proof, choose
+from foldserve.serving.fold_tier import fastest, folded_forms, median_seconds
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.model_file import onnx_file, read_model, written_model
 from foldserve.serving.queue import ExecutionQueue
@@ -21,6 +24,8 @@ from foldserve.serving.servable import Provenance, Servable, Variant
 from foldserve.settings import ProviderChoice, ServerSettings
 
 QUEUE_CAPACITY = 1024
+
+log = get_logger()
 
 
 def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -> Servable:
@@ -45,18 +50,19 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
             reference = _reference(file, name)
         with closing(reference):
             with stage(State.FOLDING):
-                result = fold(original)
-                written = written_model(result.model, Path(scratch), result.report.initializer_bytes_after)
+                forms = folded_forms(original, settings.max_fold_tier)
+                folded = [_written(form, Path(scratch) / str(index)) for index, form in enumerate(forms)]
             with stage(State.PROVING):
                 probes = _probes(source, reference)
                 proof = Proof(
                     reference, probes, settings.parity, Float64Judge(file), model_precision(original)
                 )
+                best = _fastest(folded, probes, settings.provider, name)
                 candidates = (
-                    Candidate(Variant.FOLDED, written),
-                    Candidate(Variant.FOLDED, written, disabled_optimisers=UNSOUND_OPTIMISERS),
-                    Candidate(Variant.UNFOLDED, file),
-                    Candidate(Variant.UNFOLDED, file, optimise=False),
+                    *([best] if best is folded[0] else [best, folded[0]]),
+                    replace(folded[0], disabled_optimisers=UNSOUND_OPTIMISERS),
+                    Candidate(Variant.UNFOLDED, file, folded[0].fold_report),
+                    Candidate(Variant.UNFOLDED, file, folded[0].fold_report, optimise=False),
                 )
                 choice = choose(name, candidates, proof, settings.provider)
             with stage(State.WARMING):
@@ -67,12 +73,39 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
         variant=choice.candidate.variant,
         optimisation=choice.candidate.optimisation,
         requested_provider=settings.provider,
-        fold_report=result.report,
+        fold_report=choice.candidate.fold_report,
         parity_report=choice.parity_report,
         stage_seconds=stage_seconds,
         reference_seconds=reference_seconds,
     )
     return Servable(source.name, source.version, choice.session, provenance, ExecutionQueue(QUEUE_CAPACITY))
+
+
+def _written(form: FoldResult, folder: Path) -> Candidate:
+    written = written_model(form.model, folder, form.report.initializer_bytes_after)
+    return Candidate(Variant.FOLDED, written, form.report)
+
+
+def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderChoice, name: str) -> Candidate:
+    """The candidate to prefer, measured on the last probe; mostly there is only one, and nothing to measure."""
+    if len(folded) == 1:
+        return folded[0]
+    with ExitStack() as sessions:
+        loaded = [
+            sessions.enter_context(closing(OnnxRuntimeSession(form.source, provider=provider, name=name)))
+            for form in folded
+        ]
+        seconds = median_seconds(loaded, probes.probes[-1])
+    best = folded[fastest(seconds)]
+    log.info(
+        "fold tiers measured",
+        model=name,
+        milliseconds={
+            str(form.tier): round(spent * 1e3, 3) for form, spent in zip(folded, seconds, strict=True)
+        },
+        chosen=best.tier,
+    )
+    return best
 
 
 def _reference(file: Path, name: str) -> Session:

@@ -46,11 +46,12 @@ def read_model(file: Path) -> ir.Model:
     return model
 
 
-def written_model(model: ir.Model, scratch: Path, initializer_bytes: int) -> Path | bytes:
-    """The model as bytes, or as a file in ``scratch`` where it is too large for one message."""
+def written_model(model: ir.Model, folder: Path, initializer_bytes: int) -> Path | bytes:
+    """The model as bytes, or as a file in ``folder`` where it is too large for one message."""
     if initializer_bytes <= LARGEST_MESSAGE_BYTES:
         return ir.to_proto(model).SerializeToString()
-    file = scratch / "folded.onnx"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "folded.onnx"
     ir.save(model, file, external_data="folded.onnx.data")
     return file
 
