@@ -64,7 +64,7 @@ class ServerSettings(_Settings):
     """Execution provider; ``auto`` takes CUDA only where a session really runs on it."""
 
     max_fold_tier: int = Field(default=3, ge=0, le=3)
-    """Most intrusive fold: 0 adjacent, 1 carried, 2 compensated, 3 Relu as maximum; 2 and 3 only if faster."""
+    """Most intrusive fold: 0 adjacent, 1 carried, 2 compensated, 3 Relu as maximum (2, 3 only if faster)."""
 
     parity: ParityBudget = ParityBudget()
     """Parity budget that every model must keep at load."""

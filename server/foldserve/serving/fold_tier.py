@@ -1,7 +1,7 @@
 """How intrusively to fold: as far as a measurement on this machine says that it pays.
 
-Tier 1 only ever removes work. Tiers 2 and 3 trade a BatchNorm for another element-wise operator, and a runtime
-may have a fused kernel for the one and none for the other.
+Tier 1 only ever removes work. Tiers 2 and 3 trade a BatchNorm for another element-wise operator, and a
+runtime may have a fused kernel for the one and none for the other.
 """
 
 import statistics

@@ -87,7 +87,7 @@ def _written(form: FoldResult, folder: Path) -> Candidate:
 
 
 def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderChoice, name: str) -> Candidate:
-    """The candidate to prefer, measured on the last probe; mostly there is only one, and nothing to measure."""
+    """The candidate to prefer, measured on the last probe; mostly there is but one, nothing to measure."""
     if len(folded) == 1:
         return folded[0]
     with ExitStack() as sessions:
