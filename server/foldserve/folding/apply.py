@@ -37,7 +37,10 @@ class Editor:
         for node, operator in plan.operators.items():
             node.op_type = operator
         for (node, name), number in plan.attributes.items():
-            node.attributes[name] = ir.AttrFloat32(name, number)
+            if isinstance(number, int):
+                node.attributes[name] = ir.AttrInt64(name, number)
+            else:
+                node.attributes[name] = ir.AttrFloat32(name, number)
         for value, change in plan.values.items():
             if value not in (site.x, site.y) and not change.is_identity:
                 value.name = self.fresh(value.name or "value")
@@ -45,10 +48,10 @@ class Editor:
         for node, shift in plan.appended.items():
             self._append_add(node, shift)
 
-    def evaluate(self, site: Site, y: Constant) -> None:
-        """Let every reader of an affine of constants read the result."""
-        for node, index in site.y.uses():
-            self.set_operand(node, index, y)
+    def write(self, value: ir.Value, constant: Constant) -> None:
+        """Let every reader of ``value`` read ``constant`` instead."""
+        for node, index in value.uses():
+            self.set_operand(node, index, constant)
 
     def merge(self, merge: Merge) -> None:
         """Let one convolution do the work of two branches and their sum."""

@@ -92,7 +92,7 @@ class Constants:
         known = [operand for operand in operands if operand is not None]
         # A missing operand is fine where the input is optional and not given.
         given = sum(operand is not None for operand in node.inputs)
-        if not known or len(known) < given or not _may_evaluate(node):
+        if value.index() != 0 or not known or len(known) < given or not _may_evaluate(node):
             return None
         dtype = known[1 if node.op_type == "CastLike" else 0].dtype if value.dtype is None else value.dtype
         result = self._run(node, operands)
@@ -118,8 +118,9 @@ class Constants:
             if operand is not None
         }
         try:
+            # Only the first output is asked for: the others of a BatchNormalization are statistics.
             results = list(ReferenceEvaluator(proto, opsets={"": self._opset_of(node)}).run(None, feeds))
-        except Exception:  # The evaluator lets through whatever its operator raises: the value is not known.
+        except Exception:  # The evaluator raises whatever its operator raises: the value is not known.
             return None
         return np.asarray(results[0])
 
@@ -133,7 +134,7 @@ def _may_evaluate(node: ir.Node) -> bool:
     sizes = dims(node.outputs[0])
     return (
         node.op_type not in _NOT_EVALUATED
-        and len(node.outputs) == 1
+        and (len(node.outputs) == 1 or "training_mode" in node.attributes)
         and not any(attribute.type in bodies for attribute in node.attributes.values())
         and (sizes is None or prod(size for size in sizes if isinstance(size, int)) <= _LARGEST)
     )

@@ -149,12 +149,12 @@ class _Folding:
 
     def _attempted(self, node: ir.Node, record: FoldSite, tier: int) -> FoldSite:
         """Fold the affine of ``node`` if a plan of at most ``tier`` stands, and its new record."""
+        if (constant := self._constants.of(node.outputs[0])) is not None:
+            return self._evaluated(node, constant, record)
         # Found anew: what it reads, and its own constants, may have changed with the sites before it.
         site = find_site(node, self._constants, self._opset)
         if not isinstance(site, Site):
             return record
-        if (constant := self._constants.of(site.x)) is not None:
-            return self._evaluated(site, constant, record)
         plan = self._planner.plan(site, tier)
         if isinstance(plan, Refusal):
             return _changed(record, reason=plan.reason, detail=plan.detail)
@@ -173,20 +173,19 @@ class _Folding:
             absorbed_by=absorbers,
         )
 
-    def _evaluated(self, site: Site, x: Constant, record: FoldSite) -> FoldSite:
-        """A BatchNormalization of weights is a constant."""
-        if site.y.is_graph_output():
+    def _evaluated(self, node: ir.Node, result: Constant, record: FoldSite) -> FoldSite:
+        """A BatchNormalization of a weight is a constant."""
+        if node.outputs[0].is_graph_output():
             return _changed(
                 record, reason=Reason.GRAPH_OUTPUT, detail="a constant that is an output of the graph"
             )
-        result = site.affine.scale * x.exact() + site.affine.shift
-        self._editor.evaluate(site, Constant.of(result, x.dtype))
+        self._editor.write(node.outputs[0], result)
         return _changed(
             record,
             outcome=Outcome.FOLDED,
             tier=0,
             reason=None,
-            detail="reads a constant, so its result is one too",
+            detail="reads constants, so its result is one too",
         )
 
     def _report(self) -> FoldReport:

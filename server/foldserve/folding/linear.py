@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from foldserve.folding.affine import Affine, Array
 from foldserve.folding.constants import Constant
+from foldserve.folding.quantized import quantized_conv_up
 from foldserve.folding.report import Reason
 from foldserve.folding.steps import Answer, Front, Refusal, Step, carry_down, carry_up
 
@@ -29,7 +30,7 @@ def conv_up(front: Front) -> Answer:
     """W′[m, …] = s_m·W[m, …], b′ = s·b + t."""
     weight = front.constant(1)
     if weight is None:
-        return front.runtime_weight()
+        return quantized_conv_up(front)
     if (vectors := front.affine.vectors(1, weight.shape[0])) is None:
         return front.not_per_channel()
     scale, shift = vectors

@@ -7,11 +7,12 @@ from foldserve.folding import (
     movement,
     normalization,
     pooling,
+    quantized,
     recurrent,
     selection,
 )
 from foldserve.folding.steps import DOWN, UP
 
-FAMILIES = (activation, arithmetic, linear, movement, normalization, pooling, recurrent, selection)
+FAMILIES = (activation, arithmetic, linear, movement, normalization, pooling, quantized, recurrent, selection)
 
 __all__ = ["DOWN", "FAMILIES", "UP"]

@@ -63,7 +63,7 @@ class Plan:
     operators: dict[ir.Node, str] = field(default_factory=dict)
     """Operators that take another's place."""
 
-    attributes: dict[tuple[ir.Node, str], float] = field(default_factory=dict)
+    attributes: dict[tuple[ir.Node, str], float | int] = field(default_factory=dict)
     appended: dict[ir.Node, Constant] = field(default_factory=dict)
     """Shifts that an Add behind a node must make."""
 

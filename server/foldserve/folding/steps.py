@@ -52,7 +52,7 @@ class Step:
     operator: str | None = None
     """The operator that takes the node's place, where another one is needed."""
 
-    attributes: Mapping[str, float] = field(default_factory=dict)
+    attributes: Mapping[str, float | int] = field(default_factory=dict)
     """New values of attributes."""
 
     appended_shift: Array | None = None
