@@ -1,10 +1,15 @@
-"""The commands; each one a thin call into the packages."""
+"""The commands; each one a thin call into the packages.
+
+What a command needs is imported when it runs: ONNX Runtime takes its time, and must be checked beforehand.
+"""
 
 import signal
-import sys
 import threading
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from foldserve import __version__
 from foldserve.cli_options import with_options_of
@@ -13,19 +18,63 @@ from foldserve.observability.logging import configure_logging
 from foldserve.runtime.distribution import require_single_onnxruntime
 from foldserve.settings import ServerSettings
 
+
+class _Commands(TyperGroup):
+    """Exit code 2 for what cannot work as it was asked for, 1 for any other failure."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FoldserveError as error:
+            typer.secho(f"foldserve: {error}", fg="red", err=True)
+            raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Serve convolutional networks with their BatchNorms folded, and prove that nothing changed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
+File = typer.Argument(exists=True, dir_okay=False, show_default=False)
+Model = Annotated[Path, File]
+Tier = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=3,
+        help="The most that is tried: 0 adjacent, 1 carried through other operators, 2 compensated by other "
+        "readers, 3 Relu as maximum. All are exact; what 2 and 3 gain in speed depends on the runtime.",
+    ),
+]
+Inputs = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        show_default="synthetic inputs",
+        help="Samples to prove on: an .npz file, arrays named like the model's inputs.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ImportTimeout = Annotated[
+    float,
+    typer.Option(
+        min=1,
+        envvar="FOLDSERVE_IMPORT_TIMEOUT_S",
+        help="Longest that torch may take over a .pt2, in seconds.",
+    ),
+]
+IMPORT_TIMEOUT_S = 600.0
+
 
 def serve(settings: ServerSettings) -> None:
     """Serve the models of a repository over gRPC until SIGTERM or Ctrl-C."""
     configure_logging(settings.log_format, settings.log_level)
     require_single_onnxruntime()
-    from foldserve.server import Server  # noqa: PLC0415  # it imports ONNX Runtime, which is checked just before
+    from foldserve.server import Server  # noqa: PLC0415  # see above
 
     stop = threading.Event()
     for wanted in (signal.SIGTERM, signal.SIGINT):
@@ -38,15 +87,85 @@ app.command("serve")(with_options_of(ServerSettings, serve))
 
 
 @app.command()
+def inspect(
+    model: Model, *, tier: Tier = 1, json: Json = False, import_timeout_s: ImportTimeout = IMPORT_TIMEOUT_S
+) -> None:
+    """Show what would fold in an .onnx or .pt2 model, and why the rest would not. Writes nothing."""
+    from foldserve.commands import inspect as command  # noqa: PLC0415  # see above
+
+    command.inspect(model, tier=tier, as_json=json, import_timeout_s=import_timeout_s)
+
+
+@app.command()
+def fold(
+    model: Model,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="The .onnx file to write.")],
+    report: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Also write what was done: .json or .html.")
+    ] = None,
+    tier: Tier = 1,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Name of a site to leave as it is; may be repeated.")
+    ] = None,
+    inputs: Inputs = None,
+    import_timeout_s: ImportTimeout = IMPORT_TIMEOUT_S,
+) -> None:
+    """Fold a model, prove that it is the same function, and write it. Without proof, nothing is written."""
+    require_single_onnxruntime()
+    from foldserve.commands import fold as command  # noqa: PLC0415  # see above
+
+    done = command.fold(
+        model,
+        output,
+        report=report,
+        tier=tier,
+        keep=keep or (),
+        inputs=inputs,
+        import_timeout_s=import_timeout_s,
+    )
+    raise typer.Exit(0 if done else 1)
+
+
+@app.command()
+def verify(
+    original: Model,
+    candidate: Model,
+    *,
+    inputs: Inputs = None,
+    json: Json = False,
+    import_timeout_s: ImportTimeout = IMPORT_TIMEOUT_S,
+) -> None:
+    """Compare the answers of two models; exit code 1 if they differ by more than the budget."""
+    require_single_onnxruntime()
+    from foldserve.commands import verify as command  # noqa: PLC0415  # see above
+
+    same = command.verify(original, candidate, inputs=inputs, as_json=json, import_timeout_s=import_timeout_s)
+    raise typer.Exit(0 if same else 1)
+
+
+@app.command()
+def freeze(
+    model: Model,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="The .pt2 file to write.")],
+    learnable: Annotated[
+        bool, typer.Option("--learnable", help="Make the affines parameters, to be trained on.")
+    ] = False,
+    import_timeout_s: ImportTimeout = IMPORT_TIMEOUT_S,
+) -> None:
+    """Write a .pt2 program for fine-tuning: its BatchNorms become the affines that they are in eval mode."""
+    from foldserve.commands import freeze as command  # noqa: PLC0415  # see above
+
+    command.freeze(model, output, learnable=learnable, timeout_s=import_timeout_s)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(f"foldserve {__version__}")
 
 
 def main() -> None:
-    """Run the command; exit code 2 for a configuration that cannot work, 1 for any other failure."""
-    try:
-        app()
-    except FoldserveError as error:
-        typer.secho(f"foldserve: {error}", fg="red", err=True)
-        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+    """Run the command that the command line names."""
+    app()

@@ -21,7 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rpc": LEAVES | {"serving", "runtime", "observability"},
     "server": LEAVES | {"rpc", "serving", "runtime", "observability"},
     "cli_options": LEAVES,
-    "cli": LEAVES | {"server", "cli_options", "observability", "folding", "parity", "runtime", "importing"},
+    "commands": LEAVES | {"serving", "folding", "parity", "runtime", "importing"},
+    "cli": LEAVES | {"server", "cli_options", "commands", "observability", "runtime"},
     "__main__": {"cli"},
 }
 GRPC_AND_PROTOCOL = {"grpc", "foldserve_proto", "grpc_health", "grpc_reflection"}
