@@ -41,11 +41,12 @@ class Architecture:
         return torch.randn(batch, *self.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def trained(architecture: Architecture, *, mixed_signs: bool = False) -> nn.Module:
+def trained(architecture: Architecture, *, mixed_signs: bool = False, batches: int = 3) -> nn.Module:
     """The module with random weights and with the BatchNorm statistics that these weights cause.
 
-    Every sixteenth channel hardly varies, so that its variance is tiny and its mean, where a BatchNorm follows
-    directly, sits in the bias. γ is positive, as in nearly all trained networks, or, with ``mixed_signs``, negative for a quarter of the channels.
+    Every sixteenth channel hardly varies, so that its variance is tiny; where a BatchNorm follows directly,
+    its mean sits in the bias. γ is positive, as in nearly all trained networks, or, with ``mixed_signs``,
+    negative for a quarter of the channels.
     """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(architecture.seed)
@@ -53,7 +54,7 @@ def trained(architecture: Architecture, *, mixed_signs: bool = False) -> nn.Modu
         parts = list(module.modules())
         for part, following in zip_longest(parts, parts[1:]):
             _draw_weights(part, following, mixed_signs)
-        _collect_statistics(module, architecture)
+        _collect_statistics(module, architecture, batches)
     return module.eval()
 
 
@@ -83,7 +84,7 @@ def _draw_weights(part: nn.Module, following: nn.Module | None, mixed_signs: boo
                 part.bias[HARDLY_VARYING] *= TINY  # behind an activation, such a channel is a silent one
 
 
-def _collect_statistics(module: nn.Module, architecture: Architecture, batches: int = 3) -> None:
+def _collect_statistics(module: nn.Module, architecture: Architecture, batches: int) -> None:
     """Run the module in training mode and keep, with some noise, the mean of the statistics."""
     norms = batch_norms(module).values()
     for norm in norms:

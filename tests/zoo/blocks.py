@@ -75,7 +75,8 @@ class Shuffle(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        grouped = x.unflatten(1, (self.groups, x.shape[1] // self.groups))
+        batch, channels, *size = x.shape
+        grouped = x.reshape(batch, self.groups, channels // self.groups, *size)
         return grouped.transpose(1, 2).flatten(1, 2)
 
 
@@ -181,7 +182,9 @@ def norm_conv(inputs: int, outputs: int, kernel: Any = 3, stride: Any = 1, **opt
     )
 
 
-def up(inputs: int, outputs: int, kernel: int = 2, stride: int = 2, *, rank: int = 2, **options: Any) -> nn.Module:
+def up(
+    inputs: int, outputs: int, kernel: int = 2, stride: int = 2, *, rank: int = 2, **options: Any
+) -> nn.Module:
     """A transposed convolution."""
     kind: Any = TRANSPOSED[rank]
     made: nn.Module = kind(inputs, outputs, kernel, stride, **options)

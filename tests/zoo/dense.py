@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+
 from zoo.architecture import Architecture
 from zoo.blocks import (
     Concat,
@@ -36,7 +37,12 @@ def vgg() -> nn.Module:
 
 def network_in_network() -> nn.Module:
     return seq(
-        unit(3, 24, 5, bias=True), unit(24, 24, 1, bias=True), nn.MaxPool2d(3, 2), conv(24, 5, 1, bias=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        unit(3, 24, 5, bias=True),
+        unit(24, 24, 1, bias=True),
+        nn.MaxPool2d(3, 2),
+        conv(24, 5, 1, bias=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
     )
 
 
@@ -73,7 +79,7 @@ class TwoPaths(nn.Module):
 
 
 def dual_path() -> nn.Module:
-    """DPN: the first 16 channels are a residual path, the others a dense path that grows; all pre-activated."""
+    """DPN, pre-activated: the first 16 channels are a residual path, the others a dense path that grows."""
 
     def block(inputs: int) -> nn.Module:
         body = seq(norm_conv(inputs, 16, 1), norm_conv(16, 16, groups=4), norm_conv(16, 24, 1))
@@ -90,7 +96,13 @@ def squeezenet() -> nn.Module:
         )
 
     return seq(
-        unit(3, 16, 3, 2, bias=True), fire(16, 8, 16), nn.MaxPool2d(3, 2), fire(32, 8, 16), conv(32, 5, 1, bias=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        unit(3, 16, 3, 2, bias=True),
+        fire(16, 8, 16),
+        nn.MaxPool2d(3, 2),
+        fire(32, 8, 16),
+        conv(32, 5, 1, bias=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
     )
 
 
@@ -125,7 +137,13 @@ def xception() -> nn.Module:
         return seq(conv(inputs, inputs, groups=inputs), conv_norm(inputs, outputs, 1))
 
     def entry(inputs: int, outputs: int) -> nn.Module:
-        body = seq(nn.ReLU(), separable(inputs, outputs), nn.ReLU(), separable(outputs, outputs), nn.MaxPool2d(3, 2, 1))
+        body = seq(
+            nn.ReLU(),
+            separable(inputs, outputs),
+            nn.ReLU(),
+            separable(outputs, outputs),
+            nn.MaxPool2d(3, 2, 1),
+        )
         return Sum(body, conv_norm(inputs, outputs, 1, 2))
 
     middle = Sum(nn.Identity(), seq(nn.ReLU(), separable(24, 24), nn.ReLU(), separable(24, 24)))
@@ -136,13 +154,26 @@ def csp_darknet() -> nn.Module:
     """YOLOv4's backbone: half of the channels pass by the residual blocks."""
 
     def residual(channels: int) -> nn.Module:
-        return Sum(nn.Identity(), seq(unit(channels, channels, 1, activation=nn.Mish), unit(channels, channels, activation=nn.Mish)))
+        return Sum(
+            nn.Identity(),
+            seq(
+                unit(channels, channels, 1, activation=nn.Mish), unit(channels, channels, activation=nn.Mish)
+            ),
+        )
 
     def stage(inputs: int, outputs: int) -> nn.Module:
         half = outputs // 2
-        through = seq(unit(outputs, half, 1, activation=nn.Mish), residual(half), unit(half, half, 1, activation=nn.Mish))
+        through = seq(
+            unit(outputs, half, 1, activation=nn.Mish),
+            residual(half),
+            unit(half, half, 1, activation=nn.Mish),
+        )
         by = unit(outputs, half, 1, activation=nn.Mish)
-        return seq(unit(inputs, outputs, 3, 2, nn.Mish), Concat(by, through), unit(outputs, outputs, 1, activation=nn.Mish))
+        return seq(
+            unit(inputs, outputs, 3, 2, nn.Mish),
+            Concat(by, through),
+            unit(outputs, outputs, 1, activation=nn.Mish),
+        )
 
     return seq(unit(3, 8, activation=nn.Mish), stage(8, 16), stage(16, 32), classifier(32))
 
@@ -154,7 +185,13 @@ def vovnet() -> nn.Module:
         tail = Concat(nn.Identity(), chain(depth - 1)) if depth else nn.Identity()
         return seq(unit(16, 16), tail)
 
-    return seq(unit(3, 16), Concat(nn.Identity(), chain(2)), unit(64, 24, 1), nn.MaxPool2d(3, 2, ceil_mode=True), classifier(24))
+    return seq(
+        unit(3, 16),
+        Concat(nn.Identity(), chain(2)),
+        unit(64, 24, 1),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        classifier(24),
+    )
 
 
 def convmixer() -> nn.Module:
@@ -170,7 +207,18 @@ def convmixer() -> nn.Module:
 def relu_before_norm() -> nn.Module:
     """BatchNorm after the activation, ahead of unpadded convolutions, pools and the classifier."""
     return seq(
-        conv(3, 16, padding=0, bias=True), nn.ReLU(), norm(16), conv(16, 24, 3, 2, padding=0, bias=True), nn.ReLU(), norm(24), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(216, 16), nn.ReLU(), nn.BatchNorm1d(16), nn.Linear(16, 5)
+        conv(3, 16, padding=0, bias=True),
+        nn.ReLU(),
+        norm(16),
+        conv(16, 24, 3, 2, padding=0, bias=True),
+        nn.ReLU(),
+        norm(24),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(216, 16),
+        nn.ReLU(),
+        nn.BatchNorm1d(16),
+        nn.Linear(16, 5),
     )
 
 
@@ -188,7 +236,9 @@ def fractalnet() -> nn.Module:
 
 def peleenet() -> nn.Module:
     """Dense layers with two ways, after a stem that pools and convolves side by side."""
-    stem = seq(unit(3, 16, 3, 2), Concat(seq(unit(16, 8, 1), unit(8, 16, 3, 2)), nn.MaxPool2d(2)), unit(32, 16, 1))
+    stem = seq(
+        unit(3, 16, 3, 2), Concat(seq(unit(16, 8, 1), unit(8, 16, 3, 2)), nn.MaxPool2d(2)), unit(32, 16, 1)
+    )
 
     def layer(inputs: int) -> nn.Module:
         near = seq(unit(inputs, 8, 1), unit(8, 8))
@@ -202,16 +252,16 @@ IMAGE = (3, 16, 16)
 ARCHITECTURES = (
     Architecture("vgg", vgg, IMAGE, 5, (0, 0, 0, 0)),
     Architecture("network_in_network", network_in_network, IMAGE, 2, (0, 0, 0, 0)),
-    Architecture("densenet", densenet, IMAGE, 15, (0, 0, 0, 0)),
-    Architecture("dual_path_network", dual_path, IMAGE, 8, (0, 0, 0, 0)),
+    Architecture("densenet", densenet, IMAGE, 15, (8, 8, 7, 0), (8, 8, 7, 4)),
+    Architecture("dual_path_network", dual_path, IMAGE, 8, (3, 3, 3, 0), (3, 3, 3, 3)),
     Architecture("squeezenet", squeezenet, (3, 32, 32), 7, (0, 0, 0, 0)),
     Architecture("googlenet", googlenet, IMAGE, 13, (0, 0, 0, 0)),
     Architecture("inception_v3", inception_v3, IMAGE, 10, (0, 0, 0, 0)),
     Architecture("xception", xception, IMAGE, 6, (0, 0, 0, 0)),
     Architecture("csp_darknet", csp_darknet, IMAGE, 15, (0, 0, 0, 0)),
     Architecture("vovnet", vovnet, IMAGE, 5, (0, 0, 0, 0)),
-    Architecture("convmixer", convmixer, IMAGE, 5, (0, 0, 0, 0)),
-    Architecture("relu_before_norm", relu_before_norm, IMAGE, 3, (0, 0, 0, 0)),
+    Architecture("convmixer", convmixer, IMAGE, 5, (5, 4, 2, 2)),
+    Architecture("relu_before_norm", relu_before_norm, IMAGE, 3, (3, 0, 0, 0), (3, 1, 1, 1)),
     Architecture("fractalnet", fractalnet, IMAGE, 8, (0, 0, 0, 0)),
     Architecture("peleenet", peleenet, IMAGE, 16, (0, 0, 0, 0)),
 )

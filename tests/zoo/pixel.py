@@ -1,6 +1,7 @@
 """Networks that return an image: segmentation, detection, generation."""
 
 from torch import nn
+
 from zoo.architecture import Architecture
 from zoo.blocks import (
     Channels,
@@ -32,7 +33,9 @@ def unet(rank: int = 2) -> nn.Module:
         return seq(unit(inputs, outputs, rank=rank, bias=True), unit(outputs, outputs, rank=rank, bias=True))
 
     def level(inputs: int, below: nn.Module) -> nn.Module:
-        return Concat(nn.Identity(), seq(pool, below, up(2 * inputs, inputs, rank=rank), norm(inputs, rank), nn.ReLU()))
+        return Concat(
+            nn.Identity(), seq(pool, below, up(2 * inputs, inputs, rank=rank), norm(inputs, rank), nn.ReLU())
+        )
 
     bottom = double(16, 32)
     middle = seq(double(8, 16), level(16, bottom), double(32, 16))
@@ -46,7 +49,11 @@ def unet_plus_resize() -> nn.Module:
         return Concat(nn.Identity(), seq(below, enlarge(2, "nearest"), unit(2 * inputs, inputs)))
 
     inner = level(16, unit(16, 32, 3, 2, nn.LeakyReLU))
-    return seq(unit(3, 8), level(8, seq(unit(8, 16, 3, 2, nn.LeakyReLU), inner, unit(32, 16))), conv(16, 2, 1, bias=True))
+    return seq(
+        unit(3, 8),
+        level(8, seq(unit(8, 16, 3, 2, nn.LeakyReLU), inner, unit(32, 16))),
+        conv(16, 2, 1, bias=True),
+    )
 
 
 def feature_pyramid() -> nn.Module:
@@ -60,7 +67,9 @@ def deeplab() -> nn.Module:
     """DeepLabV3+: dilated convolutions and the image's mean side by side."""
     image = seq(nn.AdaptiveAvgPool2d(1), unit(24, 16, 1), nn.Upsample(size=(8, 8), mode="bilinear"))
     pyramid = Concat(unit(24, 16, 1), unit(24, 16, dilation=2), unit(24, 16, dilation=4), image)
-    return seq(unit(3, 24, 3, 2), pyramid, unit(64, 16, 1), nn.Dropout(), conv(16, 5, 1, bias=True), enlarge(2))
+    return seq(
+        unit(3, 24, 3, 2), pyramid, unit(64, 16, 1), nn.Dropout(), conv(16, 5, 1, bias=True), enlarge(2)
+    )
 
 
 def pspnet() -> nn.Module:
@@ -69,7 +78,12 @@ def pspnet() -> nn.Module:
     def pooled(size: int) -> nn.Module:
         return seq(nn.AvgPool2d(8 // size), unit(24, 8, 1), enlarge(8 // size))
 
-    return seq(unit(3, 24, 3, 2), Concat(nn.Identity(), pooled(1), pooled(2), pooled(4)), unit(48, 16), conv(16, 5, 1, bias=True))
+    return seq(
+        unit(3, 24, 3, 2),
+        Concat(nn.Identity(), pooled(1), pooled(2), pooled(4)),
+        unit(48, 16),
+        conv(16, 5, 1, bias=True),
+    )
 
 
 def bisenet() -> nn.Module:
@@ -86,12 +100,25 @@ def hrnet() -> nn.Module:
     fine = seq(Channels(0, 16), unit(16, 16))
     coarse = seq(Channels(0, 16), unit(16, 16, 3, 2), unit(16, 16))
     to_fine = Sum(fine, seq(coarse, conv_norm(16, 16, 1), enlarge(2, "nearest")))
-    return seq(unit(3, 16, 3, 2), to_fine, nn.ReLU(), Sum(nn.Identity(), seq(unit(16, 16), conv_norm(16, 16))), nn.ReLU(), conv(16, 5, 1, bias=True))
+    return seq(
+        unit(3, 16, 3, 2),
+        to_fine,
+        nn.ReLU(),
+        Sum(nn.Identity(), seq(unit(16, 16), conv_norm(16, 16))),
+        nn.ReLU(),
+        conv(16, 5, 1, bias=True),
+    )
 
 
 def linknet() -> nn.Module:
     """The decoder's blocks are added to the encoder's, with full transposed convolutions."""
-    decoder = seq(unit(32, 8, 1), up(8, 8, 3, 2, padding=1, output_padding=1, bias=False), norm(8), nn.ReLU(), unit(8, 16, 1))
+    decoder = seq(
+        unit(32, 8, 1),
+        up(8, 8, 3, 2, padding=1, output_padding=1, bias=False),
+        norm(8),
+        nn.ReLU(),
+        unit(8, 16, 1),
+    )
     return seq(unit(3, 16, 3, 2), Sum(nn.Identity(), seq(unit(16, 32, 3, 2), decoder)), up(16, 5))
 
 
@@ -99,7 +126,9 @@ def erfnet() -> nn.Module:
     """Factorised convolutions; downsampling concatenates a convolution and a pool, then one BatchNorm."""
 
     def down(inputs: int, outputs: int) -> nn.Module:
-        return seq(Concat(conv(inputs, outputs - inputs, 3, 2, bias=True), nn.MaxPool2d(2)), norm(outputs), nn.ReLU())
+        return seq(
+            Concat(conv(inputs, outputs - inputs, 3, 2, bias=True), nn.MaxPool2d(2)), norm(outputs), nn.ReLU()
+        )
 
     def factorised(channels: int, dilation: int) -> nn.Module:
         return seq(
@@ -111,13 +140,30 @@ def erfnet() -> nn.Module:
             conv_norm(channels, channels, (1, 3), bias=True),
         )
 
-    return seq(down(3, 16), Sum(nn.Identity(), factorised(16, 1)), nn.ReLU(), down(16, 24), Sum(nn.Identity(), factorised(24, 2)), nn.ReLU(), up(24, 5))
+    return seq(
+        down(3, 16),
+        Sum(nn.Identity(), factorised(16, 1)),
+        nn.ReLU(),
+        down(16, 24),
+        Sum(nn.Identity(), factorised(24, 2)),
+        nn.ReLU(),
+        up(24, 5),
+    )
 
 
 def enet() -> nn.Module:
     """PReLU everywhere, and a BatchNorm of the concatenated stem."""
-    body = seq(unit(16, 4, 1, activation=nn.PReLU), unit(4, 4, (1, 5), activation=nn.PReLU), conv_norm(4, 16, 1))
-    return seq(Concat(conv(3, 13, 3, 2), nn.MaxPool2d(2)), norm(16), nn.PReLU(16), Sum(nn.Identity(), body), nn.PReLU(16), up(16, 5))
+    body = seq(
+        unit(16, 4, 1, activation=nn.PReLU), unit(4, 4, (1, 5), activation=nn.PReLU), conv_norm(4, 16, 1)
+    )
+    return seq(
+        Concat(conv(3, 13, 3, 2), nn.MaxPool2d(2)),
+        norm(16),
+        nn.PReLU(16),
+        Sum(nn.Identity(), body),
+        nn.PReLU(16),
+        up(16, 5),
+    )
 
 
 def yolo() -> nn.Module:
@@ -125,8 +171,17 @@ def yolo() -> nn.Module:
 
     def block(channels: int) -> nn.Module:
         half = channels // 2
-        body = seq(unit(channels, half, 1, activation=nn.SiLU), Sum(nn.Identity(), seq(unit(half, half, 1, activation=nn.SiLU), unit(half, half, activation=nn.SiLU))))
-        return seq(Concat(body, unit(channels, half, 1, activation=nn.SiLU)), unit(channels, channels, 1, activation=nn.SiLU))
+        body = seq(
+            unit(channels, half, 1, activation=nn.SiLU),
+            Sum(
+                nn.Identity(),
+                seq(unit(half, half, 1, activation=nn.SiLU), unit(half, half, activation=nn.SiLU)),
+            ),
+        )
+        return seq(
+            Concat(body, unit(channels, half, 1, activation=nn.SiLU)),
+            unit(channels, channels, 1, activation=nn.SiLU),
+        )
 
     def pooled(depth: int) -> nn.Module:
         tail = pooled(depth - 1) if depth > 1 else nn.MaxPool2d(3, 1, 1)
@@ -185,15 +240,26 @@ def style_transfer() -> nn.Module:
     def reflected(inputs: int, outputs: int) -> nn.Module:
         return seq(nn.ReflectionPad2d(1), conv(inputs, outputs, padding=0, bias=True))
 
-    body = seq(reflected(16, 16), nn.InstanceNorm2d(16), nn.ReLU(), reflected(16, 16), nn.InstanceNorm2d(16, affine=True))
-    return seq(norm(3), reflected(3, 16), norm(16), nn.ReLU(), Sum(nn.Identity(), body), norm(16), reflected(16, 3))
+    body = seq(
+        reflected(16, 16),
+        nn.InstanceNorm2d(16),
+        nn.ReLU(),
+        reflected(16, 16),
+        nn.InstanceNorm2d(16, affine=True),
+    )
+    return seq(
+        norm(3), reflected(3, 16), norm(16), nn.ReLU(), Sum(nn.Identity(), body), norm(16), reflected(16, 3)
+    )
 
 
 def human_pose() -> nn.Module:
     """A stacked hourglass: pre-activated, pooled and enlarged around a skip."""
 
     def residual() -> nn.Module:
-        return Sum(nn.Identity(), seq(norm(16), nn.ReLU(), conv(16, 8, 1, bias=True), norm(8), nn.ReLU(), conv(8, 16, bias=True)))
+        return Sum(
+            nn.Identity(),
+            seq(norm(16), nn.ReLU(), conv(16, 8, 1, bias=True), norm(8), nn.ReLU(), conv(8, 16, bias=True)),
+        )
 
     hourglass = Sum(residual(), seq(nn.MaxPool2d(2), residual(), enlarge(2, "nearest")))
     return seq(unit(3, 16, 3, 2, bias=True), hourglass, unit(16, 16, 1, bias=True), conv(16, 4, 1, bias=True))
@@ -201,7 +267,9 @@ def human_pose() -> nn.Module:
 
 def attention_map() -> nn.Module:
     """CBAM: a gate per channel and a gate per position, the second with a BatchNorm of one channel."""
-    position = Product(nn.Identity(), seq(Concat(Mean(1, keepdim=True), conv(16, 1, 1)), conv_norm(2, 1, 7), nn.Sigmoid()))
+    position = Product(
+        nn.Identity(), seq(Concat(Mean(1, keepdim=True), conv(16, 1, 1)), conv_norm(2, 1, 7), nn.Sigmoid())
+    )
     body = seq(unit(16, 16), conv_norm(16, 16), squeeze_excite(16), position)
     return seq(unit(3, 16, 3, 2), Sum(nn.Identity(), body), nn.ReLU(), depthwise(16), conv(16, 2, 1))
 
@@ -217,13 +285,13 @@ ARCHITECTURES = (
     Architecture("bisenet", bisenet, IMAGE, 8, (0, 0, 0, 0)),
     Architecture("hrnet", hrnet, IMAGE, 7, (0, 0, 0, 0)),
     Architecture("linknet", linknet, IMAGE, 5, (0, 0, 0, 0)),
-    Architecture("erfnet", erfnet, IMAGE, 6, (0, 0, 0, 0)),
-    Architecture("enet", enet, IMAGE, 4, (0, 0, 0, 0)),
-    Architecture("yolo", yolo, IMAGE, 11, (0, 0, 0, 0)),
-    Architecture("super_resolution", super_resolution, IMAGE, 6, (0, 0, 0, 0)),
+    Architecture("erfnet", erfnet, IMAGE, 6, (2, 2, 2, 2)),
+    Architecture("enet", enet, IMAGE, 4, (1, 1, 1, 1)),
+    Architecture("yolo", yolo, IMAGE, 10, (0, 0, 0, 0)),
+    Architecture("super_resolution", super_resolution, IMAGE, 6, (1, 0, 0, 0)),
     Architecture("dcgan_generator", generator, (12,), 3, (0, 0, 0, 0)),
     Architecture("dcgan_discriminator", discriminator, IMAGE, 2, (0, 0, 0, 0)),
-    Architecture("style_transfer", style_transfer, IMAGE, 3, (0, 0, 0, 0)),
-    Architecture("human_pose", human_pose, IMAGE, 6, (0, 0, 0, 0)),
+    Architecture("style_transfer", style_transfer, IMAGE, 3, (2, 0, 0, 0)),
+    Architecture("human_pose", human_pose, IMAGE, 6, (2, 2, 2, 0), (2, 2, 2, 2)),
     Architecture("cbam_resnet", attention_map, IMAGE, 5, (0, 0, 0, 0)),
 )

@@ -22,6 +22,7 @@ from foldserve.importing.torch_program import to_onnx
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils import _pytree as pytree
+
 from zoo.architecture import Architecture, batch_norms, trained
 
 Array = NDArray[np.float64]
@@ -83,9 +84,7 @@ def prove(architecture: Architecture, *, mixed_signs: bool = False) -> Proof:
         left=tuple(result.report.operators_after.get("BatchNormalization", 0) for result in results),
         reasons=tuple({str(k): v for k, v in result.report.reasons().items()} for result in results),
         error_before=relative_error(answers(ir.to_proto(model), inputs), truth),
-        errors_after=tuple(
-            relative_error(answers(checked(result), inputs), truth) for result in results
-        ),
+        errors_after=tuple(relative_error(answers(checked(result), inputs), truth) for result in results),
     )
 
 

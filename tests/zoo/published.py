@@ -4,6 +4,7 @@ from typing import Any
 
 import transformers
 from torch import Tensor, nn
+
 from zoo.architecture import Architecture
 
 
@@ -26,18 +27,6 @@ def classifier(kind: str, **options: Any) -> Logits:
 
 def resnet() -> nn.Module:
     return classifier("ResNet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2])
-
-
-def regnet() -> nn.Module:
-    return classifier("RegNet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], groups_width=8)
-
-
-def mobilenet_v1() -> nn.Module:
-    return classifier("MobileNetV1", depth_multiplier=0.25, image_size=32)
-
-
-def mobilenet_v2() -> nn.Module:
-    return classifier("MobileNetV2", depth_multiplier=0.25, image_size=32)
 
 
 def efficientnet() -> nn.Module:
@@ -70,7 +59,9 @@ def levit() -> nn.Module:
 
 
 def swiftformer() -> nn.Module:
-    return classifier("SwiftFormer", image_size=32, depths=[1, 1, 1, 1], embed_dims=[16, 16, 16, 16], down_patch_size=3)
+    return classifier(
+        "SwiftFormer", image_size=32, depths=[1, 1, 1, 1], embed_dims=[16, 16, 16, 16], down_patch_size=3
+    )
 
 
 def cvt() -> nn.Module:
@@ -79,12 +70,9 @@ def cvt() -> nn.Module:
 
 IMAGE = (3, 32, 32)
 ARCHITECTURES = (
-    Architecture("transformers_resnet", resnet, IMAGE, 13, (0, 0, 0, 0)),
-    Architecture("transformers_regnet", regnet, IMAGE, 13, (0, 0, 0, 0)),
-    Architecture("transformers_mobilenet_v1", mobilenet_v1, IMAGE, 27, (0, 0, 0, 0)),
-    Architecture("transformers_mobilenet_v2", mobilenet_v2, IMAGE, 52, (0, 0, 0, 0)),
+    Architecture("transformers_resnet", resnet, IMAGE, 12, (0, 0, 0, 0)),
     Architecture("transformers_efficientnet", efficientnet, IMAGE, 10, (0, 0, 0, 0)),
-    Architecture("transformers_levit", levit, IMAGE, 10, (0, 0, 0, 0)),
-    Architecture("transformers_swiftformer", swiftformer, IMAGE, 10, (0, 0, 0, 0)),
-    Architecture("transformers_cvt", cvt, IMAGE, 10, (0, 0, 0, 0)),
+    Architecture("transformers_levit", levit, IMAGE, 18, (14, 0, 0, 0)),
+    Architecture("transformers_swiftformer", swiftformer, IMAGE, 14, (5, 0, 0, 0)),
+    Architecture("transformers_cvt", cvt, IMAGE, 18, (0, 0, 0, 0)),
 )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
 from zoo.architecture import Architecture
 from zoo.blocks import (
     Channels,
@@ -80,7 +81,9 @@ def res2net(inputs: int, outputs: int, stride: int) -> nn.Module:
     """Res2Net: the channels between the 1×1 convolutions are split into scales."""
     half = outputs // 2
     scales = Concat(
-        Channels(0, half), seq(Channels(half, outputs), unit(half, half)), seq(Channels(half, outputs), unit(half, half, 5))
+        Channels(0, half),
+        seq(Channels(half, outputs), unit(half, half)),
+        seq(Channels(half, outputs), unit(half, half, 5)),
     )
     body = seq(unit(inputs, outputs, 1, stride), scales, conv_norm(half * 3, outputs, 1))
     return seq(Sum(body, shortcut(inputs, outputs, stride)), nn.ReLU())
@@ -151,15 +154,29 @@ def preactivation_network(block: Block, widths: tuple[int, ...], depth: int) -> 
 IMAGE = (3, 16, 16)
 ARCHITECTURES = (
     Architecture("resnet_18", network(basic, (8, 16, 24, 32)), IMAGE, 20, (0, 0, 0, 0)),
-    Architecture("resnet_50", network(bottleneck), IMAGE, 15, (0, 0, 0, 0)),
+    Architecture("resnet_50", network(bottleneck), IMAGE, 14, (0, 0, 0, 0)),
     Architecture("resnet_d", network(averaged), IMAGE, 13, (0, 0, 0, 0)),
-    Architecture("resnext", network(aggregated), IMAGE, 15, (0, 0, 0, 0)),
-    Architecture("se_resnet", network(excited), IMAGE, 11, (0, 0, 0, 0)),
-    Architecture("res2net", network(res2net, depth=1), IMAGE, 11, (0, 0, 0, 0)),
-    Architecture("sknet", network(selective, depth=1), IMAGE, 13, (0, 0, 0, 0)),
-    Architecture("ibn_resnet", network(instance_batch, depth=1), IMAGE, 6, (0, 0, 0, 0)),
+    Architecture("resnext", network(aggregated), IMAGE, 14, (0, 0, 0, 0)),
+    Architecture("se_resnet", network(excited), IMAGE, 10, (0, 0, 0, 0)),
+    Architecture("res2net", network(res2net, depth=1), IMAGE, 10, (0, 0, 0, 0)),
+    Architecture("sknet", network(selective, depth=1), IMAGE, 12, (0, 0, 0, 0)),
+    Architecture("ibn_resnet", network(instance_batch, depth=1), IMAGE, 6, (2, 2, 0, 0)),
     Architecture("regnet_y", network(regnet_y), IMAGE, 14, (0, 0, 0, 0)),
-    Architecture("repvgg", network(repvgg, (8, 16)), IMAGE, 11, (0, 0, 0, 0)),
-    Architecture("preact_resnet_18", preactivation_network(preactivated, (8, 16, 24, 32), 2), IMAGE, 17, (0, 0, 0, 0)),
-    Architecture("wide_resnet", preactivation_network(preactivated_shared, (16, 32), 2), IMAGE, 9, (0, 0, 0, 0)),
+    Architecture("repvgg", network(repvgg, (8, 16)), IMAGE, 12, (3, 0, 0, 0)),
+    Architecture(
+        "preact_resnet_18",
+        preactivation_network(preactivated, (8, 16, 24, 32), 2),
+        IMAGE,
+        17,
+        (9, 8, 0, 0),
+        (9, 9, 0, 0),
+    ),
+    Architecture(
+        "wide_resnet",
+        preactivation_network(preactivated_shared, (16, 32), 2),
+        IMAGE,
+        9,
+        (5, 3, 0, 0),
+        (5, 5, 0, 0),
+    ),
 )

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+
 from zoo.architecture import Architecture
 from zoo.blocks import Many, Max, Sum, Transpose, classifier, conv, conv_norm, norm, seq, unit, up
 
@@ -86,7 +87,9 @@ def voxels(factorised: bool) -> nn.Module:
 
     def block(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
         side = nn.Identity() if stride == 1 else conv_norm(inputs, outputs, 1, stride, rank=3)
-        return seq(Sum(seq(over(inputs, outputs, stride), nn.ReLU(), over(outputs, outputs)), side), nn.ReLU())
+        return seq(
+            Sum(seq(over(inputs, outputs, stride), nn.ReLU(), over(outputs, outputs)), side), nn.ReLU()
+        )
 
     return seq(over(3, 8), nn.ReLU(), block(8, 8), block(8, 16, 2), classifier(16, rank=3))
 
@@ -167,7 +170,9 @@ class Twins(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = seq(unit(3, 16, 3, 2), unit(16, 16, 3, 2), nn.Flatten(), nn.Linear(256, 8), nn.BatchNorm1d(8))
+        self.embedding = seq(
+            unit(3, 16, 3, 2), unit(16, 16, 3, 2), nn.Flatten(), nn.Linear(256, 8), nn.BatchNorm1d(8)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         left: Tensor = self.embedding(x[..., :16])
@@ -193,14 +198,14 @@ class TokenMlp(nn.Module):
 ARCHITECTURES = (
     Architecture("audio_m5", audio, (1, 256), 3, (0, 0, 0, 0)),
     Architecture("quartznet", quartznet, (4, 32), 4, (0, 0, 0, 0)),
-    Architecture("crnn", recurrent, (1, 16, 12), 3, (0, 0, 0, 0)),
-    Architecture("tcn", temporal, (3, 24), 5, (0, 0, 0, 0)),
+    Architecture("crnn", recurrent, (1, 16, 12), 3, (1, 0, 0, 0)),
+    Architecture("tcn", temporal, (3, 24), 5, (2, 0, 0, 0)),
     Architecture("r3d", lambda: voxels(False), (3, 4, 8, 8), 6, (0, 0, 0, 0)),
     Architecture("r2plus1d", lambda: voxels(True), (3, 4, 8, 8), 11, (0, 0, 0, 0)),
     Architecture("pointnet", pointnet, (3, 24), 6, (0, 0, 0, 0)),
-    Architecture("perceptron", perceptron, (20,), 3, (0, 0, 0, 0)),
+    Architecture("perceptron", perceptron, (20,), 3, (1, 0, 0, 0)),
     Architecture("autoencoder_1d", autoencoder, (2, 32), 4, (0, 0, 0, 0)),
     Architecture("alphazero", board_game, (3, 8, 8), 5, (0, 0, 0, 0)),
     Architecture("siamese", Twins, (3, 16, 32), 6, (0, 0, 0, 0)),
-    Architecture("token_mlp", TokenMlp, (16, 16), 2, (0, 0, 0, 0)),
+    Architecture("token_mlp", TokenMlp, (16, 16), 2, (2, 1, 1, 1)),
 )
