@@ -37,13 +37,12 @@ def own_metrics() -> Iterator[tuple[Metric, tuple[str, ...]]]:
     """Every metric that foldserve registers itself, with its label names."""
     metrics = Metrics()
     labels = {
-        collector._name: collector._labelnames
-        for collector in vars(metrics).values()
-        if hasattr(collector, "_labelnames")
+        gauge._name: gauge._labelnames for gauge in vars(metrics).values() if hasattr(gauge, "_labelnames")
     }
     for metric in metrics.registry.collect():
         if not metric.name.startswith(STANDARD_PREFIXES):
-            yield metric, labels.get(metric.name, tuple(metric.samples[0].labels if metric.samples else ()))
+            names = getattr(metric, "_labelnames", None) or labels.get(metric.name)
+            yield metric, tuple(names or metric.samples[0].labels)
 
 
 def with_tables(text: str) -> str:

@@ -7,6 +7,7 @@
     ├── ModelNotReady           known, but not serving (loading, failed, draining) or the server stops
     ├── QueueFull               more work than the model may have waiting
     ├── DeadlineExpired         the caller's time ran out before the answer was there
+    ├── RequestCancelled        the caller went away before the answer was there
     ├── ExecutionFailed         the runtime failed on a well-formed request
     ├── NotSupported            part of the protocol that this server does not offer
     └── LoadFailed              the model cannot be served
@@ -48,6 +49,10 @@ class DeadlineExpired(FoldserveError):
     """The caller's deadline passed before the answer was there."""
 
 
+class RequestCancelled(FoldserveError):
+    """The caller went away before the answer was there."""
+
+
 class ExecutionFailed(FoldserveError):
     """The runtime failed while executing a well-formed request."""
 
@@ -84,6 +89,7 @@ STATUS_CODE: dict[type[FoldserveError], str] = {
     ModelNotReady: "UNAVAILABLE",
     QueueFull: "RESOURCE_EXHAUSTED",
     DeadlineExpired: "DEADLINE_EXCEEDED",
+    RequestCancelled: "CANCELLED",
     ExecutionFailed: "INTERNAL",
     NotSupported: "UNIMPLEMENTED",
     LoadFailed: "FAILED_PRECONDITION",

@@ -69,6 +69,12 @@ class ServerSettings(_Settings):
     parity: ParityBudget = ParityBudget()
     """Parity budget that every model must keep at load."""
 
+    max_batch_size: int = Field(default=32, ge=1)
+    """Most rows in one run of a model; larger requests are split and joined again."""
+
+    max_queue_size: int = Field(default=1024, ge=0)
+    """Most requests that may wait for a model; further ones are refused with RESOURCE_EXHAUSTED."""
+
     grpc_workers: int = Field(default=64, ge=1)
     """Requests handled at once; further ones wait in gRPC's own queue."""
 

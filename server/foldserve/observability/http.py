@@ -55,7 +55,8 @@ class HttpServer:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except OSError as error:
             raise ConfigurationError(
-                f"HTTP cannot listen on {host}:{port}: {error}; is the port taken? --http-port 0 picks a free one"
+                f"HTTP cannot listen on {host}:{port}: {error}; is the port taken? "
+                f"--http-port 0 picks a free one"
             ) from None
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)

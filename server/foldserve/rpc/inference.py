@@ -78,16 +78,16 @@ class InferenceServicer(service.GRPCInferenceServiceServicer):
                 inputs=codec.decode_inputs(request),
                 outputs=codec.requested_outputs(request),
                 deadline=_deadline(context),
+                cancelled=lambda: not context.is_active(),
             )
         )
         computed = time.perf_counter()
         response = pb.ModelInferResponse(
-            model_name=result.model, model_version=str(result.version), id=request.id
+            model_name=request.model_name, model_version=str(result.servable.version), id=request.id
         )
         codec.encode_outputs(response, result.outputs, typed=codec.is_typed(request))
-        self._data_plane.record(
-            result,
-            compute_input_s=computed - arrived - result.queue_s - result.compute_infer_s,
+        result.record(
+            compute_input_s=computed - arrived - result.execution.queue_s - result.execution.compute_infer_s,
             compute_output_s=time.perf_counter() - computed,
         )
         return response

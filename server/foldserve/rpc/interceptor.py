@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 
 from foldserve.errors import FoldserveError, status_code
+from foldserve.observability.inference import RequestCollector
 from foldserve.observability.logging import get_logger
-from foldserve.observability.metrics import Metrics
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -22,8 +22,8 @@ class OutcomeInterceptor(grpc.ServerInterceptor):
     labels, so that callers cannot make up new ones.
     """
 
-    def __init__(self, metrics: Metrics, labels: Callable[[str, str], tuple[str, str]]) -> None:
-        self._metrics = metrics
+    def __init__(self, requests: RequestCollector, labels: Callable[[str, str], tuple[str, str]]) -> None:
+        self._requests = requests
         self._labels = labels
 
     def intercept_service(
@@ -57,7 +57,7 @@ class OutcomeInterceptor(grpc.ServerInterceptor):
                 log.exception("internal error", method=method)
                 code, text = "INTERNAL", f"{method} failed inside the server; its log has the details"
             model, version = self._labels(_model(request), _version(request))
-            self._metrics.record_request(model, version, method, code, time.perf_counter() - started)
+            self._requests.record_request(model, version, method, code, time.perf_counter() - started)
             if response is None:
                 context.abort(grpc.StatusCode[code], text)
             return response

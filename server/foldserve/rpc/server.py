@@ -33,14 +33,14 @@ class GrpcServer:
         self._health = Health()
         self._server = grpc.server(
             ThreadPoolExecutor(settings.grpc_workers, "rpc"),
-            interceptors=[OutcomeInterceptor(metrics, manager.labels)],
+            interceptors=[OutcomeInterceptor(metrics.requests, manager.labels)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.so_reuseport", 0),
             ],
         )
-        data_plane = DataPlane(manager, metrics)
+        data_plane = DataPlane(manager)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             InferenceServicer(manager, data_plane), self._server
         )

@@ -1,10 +1,13 @@
 """The one way in for inference, whatever the transport: plain values and arrays, no protobuf."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from foldserve.observability.metrics import Metrics, StageSeconds
+from foldserve.observability.inference import StageSeconds
+from foldserve.serving.batcher import rows_of
+from foldserve.serving.line import Execution
 from foldserve.serving.manager import ModelManager
+from foldserve.serving.servable import Servable
 from foldserve.serving.validation import Array, validate_inputs, validate_outputs
 
 
@@ -12,7 +15,8 @@ from foldserve.serving.validation import Array, validate_inputs, validate_output
 class InferenceRequest:
     """What a caller asks: an empty ``version`` means the newest one, empty ``outputs`` all of them.
 
-    ``deadline`` is in seconds of ``time.monotonic``, None for none.
+    ``deadline`` is in seconds of ``time.monotonic``, None for none; ``cancelled`` says whether the caller is
+    gone.
     """
 
     model: str
@@ -20,55 +24,46 @@ class InferenceRequest:
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...]
     deadline: float | None
+    cancelled: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The answer: the outputs by name in the order asked for, and what queue and model took in seconds."""
+    """The answer: the outputs by name in the order asked for, who gave them, and what it took."""
 
-    model: str
-    version: int
-    variant: str
+    servable: Servable
     outputs: list[tuple[str, Array]]
     rows: int
-    queue_s: float
-    compute_infer_s: float
+    execution: Execution
+
+    def record(self, *, compute_input_s: float, compute_output_s: float) -> None:
+        """Count the request, once the transport knows what decoding and encoding took in seconds."""
+        self.servable.metrics.record(
+            self.rows,
+            self.execution.executions,
+            StageSeconds(
+                self.execution.queue_s, compute_input_s, self.execution.compute_infer_s, compute_output_s
+            ),
+        )
 
 
 class DataPlane:
-    """Checks requests against the model, runs them, counts what they took."""
+    """Checks requests against the model and runs them."""
 
-    def __init__(self, manager: ModelManager, metrics: Metrics) -> None:
+    def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
-        self._metrics = metrics
 
     def infer(self, request: InferenceRequest) -> InferenceResult:
         """Answer one request.
 
-        Raises ModelNotFound, ModelNotReady, InvalidRequest, QueueFull, DeadlineExpired or ExecutionFailed.
+        Raises ModelNotFound, ModelNotReady, InvalidRequest, QueueFull, DeadlineExpired, RequestCancelled or
+        ExecutionFailed.
         """
-        with self._manager.servable(request.model, request.version).handle() as servable:
+        with self._manager.servable(request.model, request.version) as servable:
             validate_inputs(servable.inputs, request.inputs)
             validate_outputs(servable.outputs, request.outputs)
-            names = request.outputs or tuple(spec.name for spec in servable.outputs)
-            execution = servable.execute(request.inputs, names, request.deadline)
-            return InferenceResult(
-                model=servable.name,
-                version=servable.version,
-                variant=servable.provenance.variant,
-                outputs=list(zip(names, execution.outputs, strict=True)),
-                rows=_rows(request.inputs),
-                queue_s=execution.queue_s,
-                compute_infer_s=execution.compute_infer_s,
-            )
-
-    def record(self, result: InferenceResult, *, compute_input_s: float, compute_output_s: float) -> None:
-        """Count an answered request, once the transport knows what decoding and encoding took in seconds."""
-        stages = StageSeconds(result.queue_s, compute_input_s, result.compute_infer_s, compute_output_s)
-        self._metrics.record_inference(result.model, str(result.version), result.variant, result.rows, stages)
-
-
-def _rows(inputs: Mapping[str, Array]) -> int:
-    """Rows of a request: the first dimension of its first input, 1 for a scalar or a model without inputs."""
-    first = next(iter(inputs.values()), None)
-    return int(first.shape[0]) if first is not None and first.ndim else 1
+            names = request.outputs or servable.output_names
+            execution = servable.execute(request.inputs, names, request.deadline, request.cancelled)
+        return InferenceResult(
+            servable, list(zip(names, execution.outputs, strict=True)), rows_of(request.inputs), execution
+        )

@@ -16,6 +16,7 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
         "runtime_optimisation": provenance.optimisation,
         "provider_requested": provenance.requested_provider,
         "provider": servable.provider,
+        "batches": provenance.batches,
         "batchnorms": fold.batch_norms,
         "batchnorms_folded": fold.batch_norms_folded,
         "biases_stripped": len(fold.stripped_biases),
@@ -43,9 +44,9 @@ def publish(servable: Servable, metrics: Metrics) -> None:
     metrics.biases_stripped.labels(model, version).set(len(fold.stripped_biases))
     for stage, seconds in provenance.stage_seconds.items():
         metrics.load_duration.labels(model, version, stage).set(seconds)
-    reference_duration = metrics.compute_infer_duration.labels(model, version, "reference")
     for seconds in provenance.reference_seconds:
-        reference_duration.observe(seconds)
+        servable.metrics.reference.observe(seconds)
+    metrics.requests.add(servable.metrics)
     for output in provenance.parity_report.outputs:
         metrics.parity_relative_l2.labels(model, version, output.output).set(output.relative_l2)
         metrics.parity_scaled_max.labels(model, version, output.output).set(output.scaled_max)

@@ -14,16 +14,15 @@ from foldserve.parity.precision import model_precision
 from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
 from foldserve.runtime.onnxruntime_session import UNSOUND_OPTIMISERS, OnnxRuntimeSession
 from foldserve.runtime.session import Session
+from foldserve.serving.batchability import rows_are_independent
+from foldserve.serving.batcher import Batcher, rows_of
 from foldserve.serving.choice import Candidate, Proof, choose
 from foldserve.serving.fold_tier import fastest, folded_forms, median_seconds
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.model_file import onnx_file, read_model, written_model
-from foldserve.serving.queue import ExecutionQueue
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Provenance, Servable, Variant
 from foldserve.settings import ProviderChoice, ServerSettings
-
-QUEUE_CAPACITY = 1024
 
 log = get_logger()
 
@@ -69,16 +68,25 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
                 for probe in probes.probes:
                     choice.session.run(probe)
                 reference_seconds = [_seconds(reference, probe) for probe in probes.probes]
+                largest = max(probes.probes, key=rows_of)
+                batches = rows_are_independent(choice.session, largest, choice.parity_report.budget)
     provenance = Provenance(
         variant=choice.candidate.variant,
         optimisation=choice.candidate.optimisation,
         requested_provider=settings.provider,
         fold_report=choice.candidate.fold_report,
         parity_report=choice.parity_report,
+        batches=batches,
         stage_seconds=stage_seconds,
         reference_seconds=reference_seconds,
     )
-    return Servable(source.name, source.version, choice.session, provenance, ExecutionQueue(QUEUE_CAPACITY))
+    batcher = Batcher(
+        choice.session,
+        most_rows=settings.max_batch_size if batches else None,
+        instances=1,
+        capacity=settings.max_queue_size,
+    )
+    return Servable(source.name, source.version, choice.session, provenance, batcher)
 
 
 def _written(form: FoldResult, folder: Path) -> Candidate:

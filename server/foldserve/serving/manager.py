@@ -42,6 +42,10 @@ class ModelManager:
         self._metrics = metrics
         self._on_ready = on_ready
         self._entries: dict[str, dict[int, Entry]] = {}
+        self._serving: dict[tuple[str, str], Servable] = {}
+        """Who answers for a model and version, and for a model and no version; replaced at each change."""
+
+        self._publishing = threading.Lock()
         self._loaded = threading.Event()
         self._draining = False
 
@@ -78,22 +82,19 @@ class ModelManager:
 
         Raises :class:`ModelNotFound`, and :class:`ModelNotReady` where the model is known but does not serve.
         """
+        serving = self._serving.get((name, version))
+        if serving is not None:
+            return serving
         entry = self._entry(name, version)
-        if entry.servable is None or entry.lifecycle.state is not State.READY:
-            reason = f": {entry.lifecycle.reason}" if entry.lifecycle.reason else ""
-            raise ModelNotReady(
-                f"model '{name}' version {entry.source.version} is not ready, its state is "
-                f"{entry.lifecycle.state}{reason}"
-            )
-        return entry.servable
+        reason = f": {entry.lifecycle.reason}" if entry.lifecycle.reason else ""
+        raise ModelNotReady(
+            f"model '{name}' version {entry.source.version} is not ready, its state is "
+            f"{entry.lifecycle.state}{reason}"
+        )
 
     def is_ready(self, name: str, version: str) -> bool:
         """Whether a model serves; false for one that does not exist."""
-        try:
-            self.servable(name, version)
-        except FoldserveError:
-            return False
-        return True
+        return (name, version) in self._serving
 
     def ready_models(self) -> list[str]:
         """Names of the models that serve."""
@@ -101,13 +102,11 @@ class ModelManager:
 
     def labels(self, name: str, version: str) -> tuple[str, str]:
         """Model and version as metric labels: empty for what this server does not know."""
-        versions = self._entries.get(name)
-        if not versions:
-            return "", ""
-        newest = max(versions)
-        return name, version if version.isdecimal() and int(version) in versions else "" if version else str(
-            newest
-        )
+        serving = self._serving.get((name, version))
+        if serving is not None:
+            return serving.metrics.labels
+        versions = self._entries.get(name, {})
+        return name if versions else "", version if version in map(str, versions) else ""
 
     def versions(self, name: str) -> list[int]:
         """The ready versions of a model, ascending."""
@@ -152,14 +151,26 @@ class ModelManager:
         else:
             entry.servable = servable
             lifecycle.advance(State.READY)
+            self._publish()
             publish(servable, self._metrics)
             self._on_ready(source.name, True)
             model_log.info("model ready", **summary(servable))
             return
         self._metrics.load_failures.labels(source.name, source.version).inc()
 
+    def _publish(self) -> None:
+        """Let requests find exactly the versions that are ready now."""
+        with self._publishing:
+            serving: dict[tuple[str, str], Servable] = {}
+            for name, versions in self._entries.items():
+                for version, entry in sorted(versions.items()):
+                    if entry.lifecycle.state is State.READY and entry.servable is not None:
+                        serving[name, str(version)] = serving[name, ""] = entry.servable
+            self._serving = serving
+
     def _unload(self, entry: Entry, servable: Servable) -> None:
         entry.lifecycle.advance(State.DRAINING)
+        self._publish()
         self._on_ready(servable.name, False)
         if not servable.drain(self._settings.drain_timeout_s):
             log.warning(

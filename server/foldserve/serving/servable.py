@@ -1,17 +1,19 @@
 """A model version that is ready to answer, and the handles that keep it alive while it does."""
 
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import TracebackType
+from typing import Self
 
 from foldserve.errors import ModelNotReady
 from foldserve.folding.report import FoldReport
+from foldserve.observability.inference import InferenceMetrics
 from foldserve.parity.report import ParityReport
 from foldserve.runtime.session import Session
-from foldserve.serving.queue import ExecutionQueue
+from foldserve.serving.batcher import Batcher
+from foldserve.serving.line import Execution
 from foldserve.serving.validation import Array
 from foldserve.settings import ProviderChoice
 
@@ -36,6 +38,9 @@ class Provenance:
     parity_report: ParityReport
     """The proof of the folded model, also where it failed and the unfolded one serves."""
 
+    batches: bool
+    """Whether requests may share a run: their rows were found to be independent."""
+
     stage_seconds: Mapping[str, float]
     """What each stage of loading took."""
 
@@ -43,66 +48,61 @@ class Provenance:
     """What the unoptimised original took for each probe."""
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """The outputs of one execution, in the order asked for, and what it took in seconds."""
-
-    outputs: list[Array]
-    queue_s: float
-    compute_infer_s: float
-
-
 class Servable:
-    """One loaded model version; requests use it through :meth:`handle`, unloading waits for the handles."""
+    """One loaded model version; requests hold it as a context manager, unloading waits for them."""
 
     def __init__(
-        self, name: str, version: int, session: Session, provenance: Provenance, queue: ExecutionQueue
+        self, name: str, version: int, session: Session, provenance: Provenance, batcher: Batcher
     ) -> None:
         self.name = name
         self.version = version
         self.inputs = session.inputs
         self.outputs = session.outputs
+        self.output_names = tuple(spec.name for spec in session.outputs)
         self.provider = session.provider
         self.provenance = provenance
+        self.metrics = InferenceMetrics(name, str(version), provenance.variant)
         self._session = session
-        self._queue = queue
+        self._batcher = batcher
         self._handles = 0
         self._closing = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._drained = threading.Event()
 
-    @contextmanager
-    def handle(self) -> Iterator["Servable"]:
-        """Keep the servable loaded for the block; raises :class:`ModelNotReady` once it drains."""
-        with self._changed:
+    def __enter__(self) -> Self:
+        """Take a handle, which keeps the servable loaded; raises :class:`ModelNotReady` once it drains."""
+        with self._lock:
             if self._closing:
                 raise ModelNotReady(f"model '{self.name}' version {self.version} is being unloaded")
             self._handles += 1
-        try:
-            yield self
-        finally:
-            with self._changed:
-                self._handles -= 1
-                self._changed.notify_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the handle back."""
+        with self._lock:
+            self._handles -= 1
+            if self._closing and not self._handles:
+                self._drained.set()
 
     def execute(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], deadline: float | None
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        deadline: float | None,
+        cancelled: Callable[[], bool],
     ) -> Execution:
-        """Run validated inputs through the model once the engine is free.
-
-        Raises what :class:`ExecutionQueue` and :class:`Session` raise.
-        """
-        arrived = time.perf_counter()
-        with self._queue.turn(deadline):
-            started = time.perf_counter()
-            results = self._session.run(inputs, outputs)
-            finished = time.perf_counter()
-        return Execution(results, queue_s=started - arrived, compute_infer_s=finished - started)
+        """Run validated inputs through the model; arguments and errors are :meth:`Batcher.run`'s."""
+        return self._batcher.run(inputs, outputs, deadline, cancelled)
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new handles, wait ``timeout_s`` seconds at most for the open ones; True if none is left."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            return self._changed.wait_for(lambda: self._handles == 0, timeout_s)
+            if not self._handles:
+                self._drained.set()
+        return self._drained.wait(timeout_s)
 
     def close(self) -> None:
         """Release the session; only after :meth:`drain`."""

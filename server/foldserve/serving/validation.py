@@ -47,20 +47,26 @@ def validate_outputs(specs: Sequence[TensorSpec], requested: Sequence[str]) -> N
 
 
 def _validate_tensor(spec: TensorSpec, array: Array, sizes: dict[str, tuple[int, str]]) -> None:
-    mismatch = f"input '{spec.name}': expected {describe(spec)}, got {_describe_array(array)}"
     if array.dtype != spec.dtype:
-        raise InvalidRequest(mismatch)
+        raise _mismatch(spec, array)
     if spec.shape is None:
         return
     if array.ndim != len(spec.shape):
-        raise InvalidRequest(f"{mismatch} ({array.ndim} dimensions instead of {len(spec.shape)})")
+        raise _mismatch(spec, array, f" ({array.ndim} dimensions instead of {len(spec.shape)})")
     for axis, (expected, size) in enumerate(zip(spec.shape, array.shape, strict=True)):
-        if isinstance(expected, int) and expected != size:
-            raise InvalidRequest(f"{mismatch} (axis {axis} must be {expected})")
-        if isinstance(expected, str):
+        if isinstance(expected, int):
+            if expected != size:
+                raise _mismatch(spec, array, f" (axis {axis} must be {expected})")
+        elif expected is not None:
             known, where = sizes.setdefault(expected, (size, spec.name))
             if known != size:
-                raise InvalidRequest(f"{mismatch} (axis {axis}, '{expected}', is {known} in input '{where}')")
+                raise _mismatch(spec, array, f" (axis {axis}, '{expected}', is {known} in input '{where}')")
+
+
+def _mismatch(spec: TensorSpec, array: Array, detail: str = "") -> InvalidRequest:
+    return InvalidRequest(
+        f"input '{spec.name}': expected {describe(spec)}, got {_describe_array(array)}{detail}"
+    )
 
 
 def _describe_array(array: Array) -> str:

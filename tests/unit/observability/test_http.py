@@ -35,7 +35,7 @@ def _get(url: str) -> tuple[int, str]:
 
 
 def test_metrics_are_prometheus_text(service: Service, url: str) -> None:
-    service.metrics.record_request("digits", "1", "ModelInfer", "OK", 0.002)
+    service.metrics.requests.record_request("digits", "1", "ModelInfer", "OK", 0.002)
     status, text = _get(f"{url}/metrics")
     samples = {
         (sample.name, sample.labels.get("code")): sample.value

@@ -1,0 +1,160 @@
+"""What requests cost, counted on their way: one lock and a few additions per request.
+
+prometheus-client's own histograms and counters take a lock and a look-up by label each, ten of them per
+request, which a small model notices. So requests are counted here, and turned into metrics when scraped.
+"""
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+BOUNDS = (*map(str, SECONDS), "+Inf")
+
+MODEL = ("model", "version")
+INFER_TEXT = "Running the model: folded or unfolded in service, reference (the unoptimised original) at load."
+
+
+@dataclass(frozen=True, slots=True)
+class StageSeconds:
+    """What one request took, stage by stage, in seconds."""
+
+    queue: float
+    compute_input: float
+    compute_infer: float
+    compute_output: float
+
+
+class Durations:
+    """A histogram of seconds; whoever observes holds the lock of what it belongs to."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * len(BOUNDS)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.sum += seconds
+
+    def add_to(self, family: HistogramMetricFamily, labels: Iterable[str]) -> None:
+        """Append this histogram to a metric, with its buckets added up as Prometheus wants them."""
+        total = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip(BOUNDS, self.counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        family.add_metric(list(labels), buckets, self.sum)
+
+
+class InferenceMetrics:
+    """The requests of one model version that were answered."""
+
+    def __init__(self, model: str, version: str, variant: str) -> None:
+        self.labels = (model, version)
+        self.variant = variant
+        self.lock = threading.Lock()
+        self.queue = Durations()
+        self.compute_input = Durations()
+        self.compute_infer = Durations()
+        self.reference = Durations()
+        self.compute_output = Durations()
+        self.inferences = 0
+        self.executions = 0
+
+    def record(self, rows: int, executions: int, stages: StageSeconds) -> None:
+        """Count a request of ``rows`` rows; of those in one batch only the first has an execution."""
+        with self.lock:
+            self.queue.observe(stages.queue)
+            self.compute_input.observe(stages.compute_input)
+            self.compute_infer.observe(stages.compute_infer)
+            self.compute_output.observe(stages.compute_output)
+            self.inferences += rows
+            self.executions += executions
+
+
+class RequestMetrics:
+    """The RPCs of one model version and method, by status code."""
+
+    def __init__(self, model: str, version: str, method: str) -> None:
+        self.labels = (model, version, method)
+        self.lock = threading.Lock()
+        self.duration = Durations()
+        self.codes: Counter[str] = Counter()
+
+    def record(self, code: str, seconds: float) -> None:
+        """Count one RPC, answered or refused."""
+        with self.lock:
+            self.duration.observe(seconds)
+            self.codes[code] += 1
+
+
+class RequestCollector(Collector):
+    """All requests of a server as Prometheus metrics."""
+
+    def __init__(self) -> None:
+        self._inferences: dict[tuple[str, str], InferenceMetrics] = {}
+        self._requests: dict[tuple[str, str, str], RequestMetrics] = {}
+
+    def add(self, inference: InferenceMetrics) -> None:
+        """Show the metrics of a model version, in place of those of the same version loaded before."""
+        self._inferences[inference.labels] = inference
+
+    def record_request(self, model: str, version: str, method: str, code: str, seconds: float) -> None:
+        """Count one RPC, answered or refused."""
+        key = (model, version, method)
+        requests = self._requests.get(key) or self._requests.setdefault(key, RequestMetrics(*key))
+        requests.record(code, seconds)
+
+    def collect(self) -> Iterable[Metric]:
+        """Everything counted so far."""
+        yield from self._collect_requests()
+        yield from self._collect_inferences()
+
+    def _collect_requests(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "foldserve_requests", "RPCs answered, by status code.", labels=(*MODEL, "method", "code")
+        )
+        duration = HistogramMetricFamily(
+            "foldserve_request_duration_seconds",
+            "From the arrival of an RPC at its handler to its answer, failures included.",
+            labels=(*MODEL, "method"),
+        )
+        for one in list(self._requests.values()):
+            with one.lock:
+                one.duration.add_to(duration, one.labels)
+                for code, count in one.codes.items():
+                    requests.add_metric([*one.labels, code], count)
+        return requests, duration
+
+    def _collect_inferences(self) -> Iterable[Metric]:
+        queue, compute_input, compute_infer, compute_output = (
+            HistogramMetricFamily(f"foldserve_inference_{stage}_duration_seconds", text, labels=labels)
+            for stage, text, labels in (
+                ("queue", "Wait for the engine.", MODEL),
+                ("compute_input", "Decoding and checking the inputs.", MODEL),
+                ("compute_infer", INFER_TEXT, (*MODEL, "variant")),
+                ("compute_output", "Encoding the outputs.", MODEL),
+            )
+        )
+        inferences = CounterMetricFamily("foldserve_inference_count", "Rows inferred.", labels=MODEL)
+        executions = CounterMetricFamily(
+            "foldserve_inference_exec_count", "Runs of the engine.", labels=MODEL
+        )
+        for one in list(self._inferences.values()):
+            with one.lock:
+                one.queue.add_to(queue, one.labels)
+                one.compute_input.add_to(compute_input, one.labels)
+                one.compute_infer.add_to(compute_infer, (*one.labels, one.variant))
+                one.reference.add_to(compute_infer, (*one.labels, "reference"))
+                one.compute_output.add_to(compute_output, one.labels)
+                inferences.add_metric(one.labels, one.inferences)
+                executions.add_metric(one.labels, one.executions)
+        return queue, compute_input, compute_infer, compute_output, inferences, executions

@@ -1,0 +1,36 @@
+"""May requests share a run of a model? Only if a row's answer does not depend on the rows beside it.
+
+The shapes must allow it (a first dimension that varies, in every input and output), and it is tried: a
+network that normalises with the statistics of its batch, or that reshapes rows into each other, has such shapes too.
+"""
+
+import numpy as np
+
+from foldserve.errors import ExecutionFailed
+from foldserve.parity.gate import keeps
+from foldserve.parity.measures import distance
+from foldserve.parity.probes import Probe
+from foldserve.runtime.session import Session
+from foldserve.settings import ParityBudget
+
+
+def rows_are_independent(session: Session, probe: Probe, budget: ParityBudget) -> bool:
+    """Whether ``probe`` has the same answer, within the budget, in one run and row by row."""
+    specs = (*session.inputs, *session.outputs)
+    if not all(spec.shape and not isinstance(spec.shape[0], int) for spec in specs):
+        return False
+    sizes = {array.shape[0] for array in probe.values()}
+    if len(sizes) != 1 or (rows := sizes.pop()) < 2:
+        return False
+    try:
+        together = session.run(probe)
+        alone = [
+            session.run({name: array[row : row + 1] for name, array in probe.items()}) for row in range(rows)
+        ]
+    except ExecutionFailed:
+        return False
+    return all(
+        whole.shape[:1] == (rows,)
+        and keeps(budget, distance(whole, np.concatenate([outputs[index] for outputs in alone])))
+        for index, whole in enumerate(together)
+    )
