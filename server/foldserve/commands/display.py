@@ -42,7 +42,7 @@ def parity_report(parity: ParityReport) -> RenderableType:
         "budget": f"relative L2 {budget.relative_l2:g}, scaled max {budget.scaled_max:g}",
         "probes": f"{len(parity.probes.shapes)} {parity.probes.source}",
     }
-    if (bad := parity.first_bad_site) is not None and not parity.passed:
+    if (bad := parity.first_bad_site) is not None:
         said["first bad value"] = f"{bad.original_value} (relative L2 {bad.relative_l2:.2e})"
     return Group(*([outputs] if parity.outputs else []), _facts(said))
 

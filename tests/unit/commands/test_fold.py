@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,12 +99,12 @@ def test_a_site_that_is_to_be_kept_stays(tmp_path: Path) -> None:
     assert _operators(output).count("BatchNormalization") == 1
 
 
-def _plant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fold that gets one channel of the third layer of the digits network wrong by a hundredth."""
+def _plant(monkeypatch: pytest.MonkeyPatch, weight_name: str) -> None:
+    """A fold that gets channel 3 of a weight wrong by a hundredth."""
 
     def wrong(model: ir.Model, **options: object) -> FoldResult:
         result = fold(model, **options)  # type: ignore[arg-type]  # whatever the command passes
-        weight = result.model.graph.initializers["features.7.weight"]
+        weight = result.model.graph.initializers[weight_name]
         assert weight.const_value is not None
         values = weight.const_value.numpy().copy()
         values[3] *= 1.01
@@ -116,7 +117,7 @@ def _plant(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_fold_is_not_written_and_its_first_bad_site_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _plant(monkeypatch)
+    _plant(monkeypatch, "features.7.weight")
     output, report = tmp_path / "folded.onnx", tmp_path / "report.html"
     result = run("fold", DIGITS, "-o", output, "--report", report)
     assert result.exit_code == 1
@@ -124,6 +125,23 @@ def test_a_wrong_fold_is_not_written_and_its_first_bad_site_is_named(
     assert "breach" in result.stdout
     assert "first bad site is features.8/BatchNormalization" in result.stderr
     assert "--keep 'features.8/BatchNormalization'" in result.stderr
+
+
+def test_a_wrong_fold_that_no_output_shows_is_not_written_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = networks.layers()
+    silent = layers[1].beta.copy()
+    silent[3] = -30  # the Relu behind it lets nothing through
+    layers[1] = replace(layers[1], beta=silent)
+    model = tmp_path / "model.onnx"
+    model.write_bytes(networks.original(layers))
+    _plant(monkeypatch, "w2")
+    result = run("fold", model, "-o", tmp_path / "folded.onnx")
+    assert result.exit_code == 1
+    assert "within_budget" in result.stdout
+    assert "first bad site is n2" in result.stderr
+    assert _names(tmp_path) == {"model.onnx"}
 
 
 def test_what_cannot_be_proved_is_not_written(tmp_path: Path) -> None:
@@ -137,8 +155,6 @@ def test_what_cannot_be_proved_is_not_written(tmp_path: Path) -> None:
 
 
 def test_broken_statistics_are_refused_naming_the_node(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     layers = networks.layers()
     layers[1] = replace(layers[1], variance=-layers[1].variance)
     model = tmp_path / "model.onnx"
