@@ -3,6 +3,7 @@
 What a command needs is imported when it runs: ONNX Runtime takes its time, and must be checked beforehand.
 """
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -77,10 +78,17 @@ def serve(settings: ServerSettings) -> None:
     from foldserve.server import Server  # noqa: PLC0415  # see above
 
     stop = threading.Event()
+
+    def stop_or_end(wanted: int, _: object) -> None:
+        stop.set()
+        signal.signal(wanted, signal.SIG_DFL)  # whoever asks twice does not want to wait
+
     for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, lambda *_: stop.set())
-    with Server(settings):
+        signal.signal(wanted, stop_or_end)
+    with Server(settings) as server:
         stop.wait()
+    if server.loading:
+        os._exit(0)  # Python would wait for threads that load models nobody will use
 
 
 app.command("serve")(with_options_of(ServerSettings, serve))

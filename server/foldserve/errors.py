@@ -9,6 +9,7 @@
     ├── DeadlineExpired         the caller's time ran out before the answer was there
     ├── RequestCancelled        the caller went away before the answer was there
     ├── ExecutionFailed         the runtime failed on a well-formed request
+    │   └── InputRefused        the model does not take a tensor of this size
     ├── NotSupported            part of the protocol that this server does not offer
     └── LoadFailed              the model cannot be served
         ├── UnsupportedModel    a file kind or graph that foldserve does not take
@@ -57,6 +58,10 @@ class ExecutionFailed(FoldserveError):
     """The runtime failed while executing a well-formed request."""
 
 
+class InputRefused(ExecutionFailed):
+    """The runtime does not take the inputs: a size, say, that leaves a convolution nothing to slide over."""
+
+
 class NotSupported(FoldserveError):
     """A part of the protocol that this server does not offer."""
 
@@ -91,6 +96,7 @@ STATUS_CODE: dict[type[FoldserveError], str] = {
     DeadlineExpired: "DEADLINE_EXCEEDED",
     RequestCancelled: "CANCELLED",
     ExecutionFailed: "INTERNAL",
+    InputRefused: "INVALID_ARGUMENT",
     NotSupported: "UNIMPLEMENTED",
     LoadFailed: "FAILED_PRECONDITION",
     UnsupportedModel: "FAILED_PRECONDITION",

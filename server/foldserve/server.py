@@ -1,6 +1,7 @@
 """A whole server in one process: models, gRPC and HTTP, from start to clean end."""
 
 import threading
+import time
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -41,6 +42,11 @@ class Server:
         """The port HTTP listens on."""
         return self._http.port
 
+    @property
+    def loading(self) -> bool:
+        """Whether a model is still being loaded."""
+        return self._manager.loading
+
     def not_ready(self) -> str:
         """Why the server is not ready; empty when it is."""
         return self._manager.not_ready()
@@ -55,11 +61,12 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Not ready → no new requests → drain → close the models → close the ports."""
+        """Not ready → no new requests → drain → close the models → close the ports, all by one deadline."""
         log.info("stopping", drain_timeout_s=self._settings.drain_timeout_s)
+        deadline = time.monotonic() + self._settings.drain_timeout_s
         self._manager.stop_accepting()
         self._grpc.stop(self._settings.drain_timeout_s)
-        self._manager.close()
+        self._manager.close(deadline)
         self._running.close()
         log.info("stopped")
 

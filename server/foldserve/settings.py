@@ -72,13 +72,13 @@ class ServerSettings(_Settings):
     max_batch_size: int = Field(default=32, ge=1)
     """Most rows in one run of a model; larger requests are split and joined again."""
 
-    max_queue_size: int = Field(default=1024, ge=0)
+    max_queue_size: int = Field(default=128, ge=0)
     """Most requests that may wait for a model; further ones are refused with RESOURCE_EXHAUSTED."""
 
-    grpc_workers: int = Field(default=64, ge=1)
-    """Requests handled at once; further ones wait in gRPC's own queue."""
+    grpc_workers: int = Field(default=256, ge=1)
+    """Requests that the server holds at once, waiting ones included; further ones are refused."""
 
-    max_message_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
+    max_message_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=2**31 - 1)
     """Largest gRPC message accepted or sent, in bytes."""
 
     import_timeout_s: float = Field(default=600.0, gt=0)

@@ -1,5 +1,6 @@
 """What load balancers and generic gRPC tools see."""
 
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ def test_an_unknown_model_is_not_found(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as failure:
         _stub(channel).Check(health_pb2.HealthCheckRequest(service="nobody"))
     assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_model_that_failed_is_known_and_not_serving(tmp_path: Path) -> None:
+    (tmp_path / "torn" / "1").mkdir(parents=True)
+    (tmp_path / "torn" / "1" / "model.onnx").write_bytes(b"garbage")
+    with serving(tmp_path) as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        answer = _stub(channel).Check(health_pb2.HealthCheckRequest(service="torn"))
+        assert answer.status == NOT_SERVING
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=10) as metrics:
+            assert 'foldserve_model_ready{model="torn",version="1"} 0.0' in metrics.read().decode()
 
 
 def test_a_watcher_sees_the_server_stop_and_does_not_delay_it(tmp_path: Path) -> None:

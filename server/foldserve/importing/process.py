@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ REPORT = "report.json"
 FAILURE = "failure.txt"
 
 _ERROR_LINES = 3
+_LIFELINE = "FOLDSERVE_LIFELINE"
 _CHILD_ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",  # translating needs no GPU; the memory there belongs to serving
     "OMP_NUM_THREADS": "1",  # nor do the cores
@@ -73,7 +75,11 @@ def run_in_child(
 
 
 def report_to_parent(destination: Path, work: Callable[[], dict[str, Any]]) -> None:
-    """In the child: leave what ``work`` found, or why it failed, next to ``destination``."""
+    """In the child: leave what ``work`` found, or why it failed, next to ``destination``.
+
+    The child ends when its parent does, however that comes about.
+    """
+    threading.Thread(target=_end_with_parent, args=(int(os.environ[_LIFELINE]),), daemon=True).start()
     try:
         facts = work()
     except Exception as error:
@@ -83,15 +89,27 @@ def report_to_parent(destination: Path, work: Callable[[], dict[str, Any]]) -> N
     (destination.parent / REPORT).write_text(json.dumps(facts))
 
 
+def _end_with_parent(lifeline: int) -> None:
+    """Block until the other end of the pipe is gone: the parent keeps it open and never writes."""
+    os.read(lifeline, 1)
+    os._exit(1)
+
+
 def _run(command: list[str], program: Path, scratch: Path, task: str, timeout_s: float) -> None:
-    with subprocess.Popen(
-        command,
-        env=os.environ | _CHILD_ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # so that its own children end with it
-    ) as child:
+    lifeline, held = os.pipe()
+    with (
+        os.fdopen(held),
+        subprocess.Popen(
+            command,
+            env=os.environ | _CHILD_ENVIRONMENT | {_LIFELINE: str(lifeline)},
+            pass_fds=(lifeline,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that its own children end with it
+        ) as child,
+    ):
+        os.close(lifeline)
         try:
             _, errors = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:

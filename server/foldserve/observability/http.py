@@ -1,10 +1,11 @@
 """The HTTP side: /metrics for Prometheus, /livez and /readyz for whoever restarts or balances."""
 
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -12,6 +13,17 @@ from prometheus_client.exposition import choose_encoder
 from foldserve.errors import ConfigurationError
 
 TEXT = "text/plain; charset=utf-8"
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that hangs up is no news."""
 
 
 class HttpServer:
@@ -46,19 +58,21 @@ class HttpServer:
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_HEAD = do_GET  # noqa: N815  # http.server looks methods up by this name
 
             def log_message(self, format: str, *args: object) -> None:
                 """Probes and scrapes are no news."""
 
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = _Listener((host, port), Handler)
         except OSError as error:
             raise ConfigurationError(
                 f"HTTP cannot listen on {host}:{port}: {error}; is the port taken? "
                 f"--http-port 0 picks a free one"
             ) from None
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
     @property

@@ -48,7 +48,7 @@ class Metrics:
         )
         self.batchnorms = gauge(
             "foldserve_batchnorms",
-            "BatchNorms of the model, by what folding did: folded, or stayed for a reason.",
+            "BatchNorms: folded, stayed for a reason, or rejected with the whole fold.",
             ("model", "version", "outcome", "reason"),
         )
         self.biases_stripped = gauge("foldserve_biases_stripped", "Redundant biases removed from the model.")

@@ -101,14 +101,17 @@ def _refuse_unsupported(tensor: str, parameters: object) -> None:
 
 
 def _shape(tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
+    if len(tensor.shape) > MAX_DIMENSIONS:
+        raise InvalidRequest(
+            f"input '{tensor.name}': {len(tensor.shape)} dimensions; a tensor has {MAX_DIMENSIONS} at most"
+        )
     shape = tuple(tensor.shape)
     if tensor.datatype not in DTYPES:
         raise InvalidRequest(
             f"input '{tensor.name}': unknown datatype '{tensor.datatype}'; "
             f"the protocol has {', '.join(DTYPES)}"
         )
-    size = math.prod(max(dim, 1) for dim in shape)
-    if len(shape) > MAX_DIMENSIONS or size > MAX_ELEMENTS or any(dim < 0 for dim in shape):
+    if any(dim < 0 for dim in shape) or math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:
         raise InvalidRequest(f"input '{tensor.name}': shape {list(shape)} is not the shape of a tensor")
     return shape
 
@@ -150,7 +153,7 @@ def _from_length_prefixed(name: str, raw: bytes, count: int) -> Array:
     """BYTES in raw form: each element is its length as 4 little-endian bytes, then its bytes."""
     elements: list[bytes] = []
     position = 0
-    while position + 4 <= len(raw):
+    while position + 4 <= len(raw) and len(elements) < count:
         (length,) = struct.unpack_from("<I", raw, position)
         elements.append(raw[position + 4 : position + 4 + length])
         position += 4 + length

@@ -12,6 +12,9 @@ from foldserve.observability.logging import get_logger
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
+MOST_TEXT = 1000
+"""Characters of an error text: gRPC drops the whole answer when its metadata grows beyond 8 kB."""
+
 log = get_logger()
 
 
@@ -56,10 +59,12 @@ class OutcomeInterceptor(grpc.ServerInterceptor):
             except Exception:
                 log.exception("internal error", method=method)
                 code, text = "INTERNAL", f"{method} failed inside the server; its log has the details"
+            if response is not None and not context.is_active():
+                code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
             model, version = self._labels(_model(request), _version(request))
             self._requests.record_request(model, version, method, code, time.perf_counter() - started)
             if response is None:
-                context.abort(grpc.StatusCode[code], text)
+                context.abort(grpc.StatusCode[code], text[:MOST_TEXT])
             return response
 
         return counted

@@ -22,6 +22,9 @@ from foldserve.settings import ServerSettings
 
 INFERENCE_SERVICE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 FOLD_SERVICE = fold_service_pb2.DESCRIPTOR.services_by_name["FoldService"].full_name
+RESERVED_FOR_WATCHES = 64
+"""Streams of health watchers hold no thread, but gRPC counts them."""
+
 SERVER_HEALTH = ("", INFERENCE_SERVICE)
 """Health names that stand for the server as a whole; every other name is a model's."""
 
@@ -33,6 +36,8 @@ class GrpcServer:
         self._health = Health()
         self._server = grpc.server(
             ThreadPoolExecutor(settings.grpc_workers, "rpc"),
+            # One more than there are threads would wait unseen, without a deadline.
+            maximum_concurrent_rpcs=settings.grpc_workers + RESERVED_FOR_WATCHES,
             interceptors=[OutcomeInterceptor(metrics.requests, manager.labels)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -75,7 +80,8 @@ class GrpcServer:
         self.stop(0)
 
     def _listen(self, settings: ServerSettings) -> int:
-        address = f"{settings.host}:{settings.grpc_port}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{settings.grpc_port}"
         try:
             return self._server.add_insecure_port(address)
         except RuntimeError as error:

@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from foldserve.errors import (
     ExecutionFailed,
+    InputRefused,
     InvalidModel,
     InvalidRequest,
     LoadFailed,
@@ -135,7 +136,13 @@ class OnnxRuntimeSession:
                 return _run_ort_values(session, names, feed)
             return [_bytes(array) for array in session.run(names, feed)]
         except Exception as error:
-            raise ExecutionFailed(f"{self._name} failed: {useful_part(str(error))}") from error
+            reason = useful_part(str(error))
+            if (
+                type(error).__name__ != "InvalidArgument"
+            ):  # the runtime's exceptions have no base of their own
+                raise ExecutionFailed(f"{self._name} failed: {reason}") from error
+            shapes = ", ".join(f"'{name}' {list(array.shape)}" for name, array in inputs.items())
+            raise InputRefused(f"{self._name} does not take {shapes}: {reason}") from error
 
     def close(self) -> None:
         """Release the model's memory."""

@@ -1,7 +1,7 @@
 """May requests share a run of a model? Only if a row's answer does not depend on the rows beside it.
 
 The shapes must allow it (a first dimension that varies, in every input and output), and it is tried: a
-network that normalises with the statistics of its batch, or that reshapes rows into each other, has such shapes too.
+network that normalises with the statistics of its batch, or that mixes its rows, has such shapes too.
 """
 
 import numpy as np

@@ -67,6 +67,8 @@ class Batcher:
         )
 
     def _run(self, waiting: Waiting) -> Execution:
+        if waiting.deadline is not None and waiting.deadline <= time.monotonic():
+            raise _expired()
         with self._lock:
             if self._idle:
                 self._idle -= 1

@@ -4,7 +4,7 @@ from collections import Counter
 
 from foldserve.folding.report import BATCH_NORMALIZATION
 from foldserve.observability.metrics import Metrics
-from foldserve.serving.servable import Servable
+from foldserve.serving.servable import Servable, Variant
 
 
 def summary(servable: Servable) -> dict[str, str | int | float]:
@@ -18,8 +18,8 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
         "provider": servable.provider,
         "batches": provenance.batches,
         "batchnorms": fold.batch_norms,
-        "batchnorms_folded": fold.batch_norms_folded,
-        "biases_stripped": len(fold.stripped_biases),
+        "batchnorms_folded": fold.batch_norms_folded if provenance.variant is Variant.FOLDED else 0,
+        "biases_stripped": len(fold.stripped_biases) if provenance.variant is Variant.FOLDED else 0,
         "parity_verdict": parity.verdict,
         "load_seconds": round(sum(provenance.stage_seconds.values()), 3),
     }
@@ -33,15 +33,17 @@ def publish(servable: Servable, metrics: Metrics) -> None:
     model, version = servable.name, str(servable.version)
     provenance = servable.provenance
     fold = provenance.fold_report
-    metrics.ready.labels(model, version).set(1)
     metrics.provider_info.labels(model, version, provenance.requested_provider, servable.provider).set(1)
     metrics.variant_info.labels(model, version, provenance.variant).set(1)
+    served = provenance.variant is Variant.FOLDED
     fates = Counter(
-        (site.outcome, site.reason or "") for site in fold.sites if site.operator == BATCH_NORMALIZATION
+        (site.outcome, site.reason or "") if served else ("rejected", provenance.parity_report.verdict)
+        for site in fold.sites
+        if site.operator == BATCH_NORMALIZATION
     )
     for (outcome, reason), count in fates.items():
         metrics.batchnorms.labels(model, version, outcome, reason).set(count)
-    metrics.biases_stripped.labels(model, version).set(len(fold.stripped_biases))
+    metrics.biases_stripped.labels(model, version).set(len(fold.stripped_biases) if served else 0)
     for stage, seconds in provenance.stage_seconds.items():
         metrics.load_duration.labels(model, version, stage).set(seconds)
     for seconds in provenance.reference_seconds:

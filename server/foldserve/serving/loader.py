@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from foldserve.errors import ExecutionFailed
 from foldserve.folding import FoldResult
 from foldserve.observability.logging import get_logger
 from foldserve.parity.judge import Float64Judge
@@ -65,11 +66,11 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
                 )
                 choice = choose(name, candidates, proof, settings.provider)
             with stage(State.WARMING):
-                for probe in probes.probes:
-                    choice.session.run(probe)
-                reference_seconds = [_seconds(reference, probe) for probe in probes.probes]
-                largest = max(probes.probes, key=rows_of)
-                batches = rows_are_independent(choice.session, largest, choice.parity_report.budget)
+                taken = [probe for probe in probes.probes if _seconds(choice.session, probe) is not None]
+                reference_seconds = [_seconds(reference, probe) for probe in taken]
+                batches = bool(taken) and rows_are_independent(
+                    choice.session, max(taken, key=rows_of), choice.parity_report.budget
+                )
     provenance = Provenance(
         variant=choice.candidate.variant,
         optimisation=choice.candidate.optimisation,
@@ -78,7 +79,7 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
         parity_report=choice.parity_report,
         batches=batches,
         stage_seconds=stage_seconds,
-        reference_seconds=reference_seconds,
+        reference_seconds=[seconds for seconds in reference_seconds if seconds is not None],
     )
     batcher = Batcher(
         choice.session,
@@ -103,7 +104,10 @@ def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderCh
             sessions.enter_context(closing(OnnxRuntimeSession(form.source, provider=provider, name=name)))
             for form in folded
         ]
-        seconds = median_seconds(loaded, probes.probes[-1])
+        try:
+            seconds = median_seconds(loaded, probes.probes[-1])
+        except ExecutionFailed:
+            return folded[0]
     best = folded[fastest(seconds)]
     log.info(
         "fold tiers measured",
@@ -125,7 +129,11 @@ def _probes(source: ModelVersion, reference: Session) -> ProbeSet:
     return load_samples(source.samples, reference.inputs) if source.samples else synthetic_probes(reference)
 
 
-def _seconds(session: Session, probe: Probe) -> float:
+def _seconds(session: Session, probe: Probe) -> float | None:
+    """What one run takes; None for a probe that the model refuses, as it may refuse synthetic sizes."""
     started = time.perf_counter()
-    session.run(probe)
+    try:
+        session.run(probe)
+    except ExecutionFailed:
+        return None
     return time.perf_counter() - started

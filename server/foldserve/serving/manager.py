@@ -1,21 +1,24 @@
 """Which model versions there are, what state each is in, and the one that answers a request."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from foldserve.errors import FoldserveError, InvalidRequest, ModelNotFound, ModelNotReady
+from foldserve.errors import FoldserveError, InvalidRequest, LoadFailed, ModelNotFound, ModelNotReady
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
 from foldserve.serving.facts import publish, summary
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.loader import load
-from foldserve.serving.repository import ModelVersion, latest, scan
+from foldserve.serving.repository import VERSION, ModelVersion, latest, scan
 from foldserve.serving.servable import Servable
 from foldserve.settings import ServerSettings
 
 PARALLEL_LOADS = 2
+MOST_NAMES = 10
+"""An error text names this many models at most."""
 
 log = get_logger()
 
@@ -53,12 +56,25 @@ class ModelManager:
         """Find the models to load; raises :class:`ConfigurationError` for an unreadable repository."""
         sources = latest(scan(self._settings.repository))
         self._entries = {source.name: {source.version: Entry(source)} for source in sources}
+        if not sources:
+            log.warning(
+                "no model found",
+                repositories=[str(repository) for repository in self._settings.repository],
+                expected="<repository>/<model>/<version>/model.onnx or model.pt2; a version is a number",
+            )
 
     def load_all(self) -> None:
         """Load the discovered models; one that fails keeps its reason and stops no other."""
+        for entry in self.entries():
+            self._tell_ready(entry.source.name, entry.source.version, False)
         with ThreadPoolExecutor(PARALLEL_LOADS, thread_name_prefix="load") as pool:
             list(pool.map(self._load, self.entries()))
         self._loaded.set()
+
+    @property
+    def loading(self) -> bool:
+        """Whether some model of the start has not been tried to its end."""
+        return not self._loaded.is_set()
 
     def entries(self) -> list[Entry]:
         """Every known model version."""
@@ -80,17 +96,17 @@ class ModelManager:
     def servable(self, name: str, version: str = "") -> Servable:
         """The servable for a model, the newest ready one when no version is given.
 
-        Raises :class:`ModelNotFound`, and :class:`ModelNotReady` where the model is known but does not serve.
+        Raises :class:`ModelNotFound`, and where the model is known but does not serve :class:`ModelNotReady`
+        or, if it never will, :class:`LoadFailed`.
         """
         serving = self._serving.get((name, version))
         if serving is not None:
             return serving
         entry = self._entry(name, version)
-        reason = f": {entry.lifecycle.reason}" if entry.lifecycle.reason else ""
-        raise ModelNotReady(
-            f"model '{name}' version {entry.source.version} is not ready, its state is "
-            f"{entry.lifecycle.state}{reason}"
-        )
+        identity = f"model '{name}' version {entry.source.version}"
+        if entry.lifecycle.state is State.FAILED:
+            raise LoadFailed(f"{identity} failed to load: {entry.lifecycle.reason}")
+        raise ModelNotReady(f"{identity} is not ready, its state is {entry.lifecycle.state}; retry later")
 
     def is_ready(self, name: str, version: str) -> bool:
         """Whether a model serves; false for one that does not exist."""
@@ -117,27 +133,32 @@ class ModelManager:
         """Report not ready from now on; requests are still answered."""
         self._draining = True
 
-    def close(self) -> None:
-        """Drain and close every servable."""
+    def close(self, deadline: float) -> None:
+        """Drain and close every servable; ``deadline`` for all together, in seconds of ``time.monotonic``."""
         for entry in self.entries():
             if entry.servable is not None and entry.lifecycle.state is State.READY:
-                self._unload(entry, entry.servable)
+                self._unload(entry, entry.servable, deadline)
 
     def _entry(self, name: str, version: str) -> Entry:
         versions = self._entries.get(name)
         if not versions:
-            known = ", ".join(f"'{known}'" for known in sorted(self._entries)) or "none"
-            raise ModelNotFound(f"no model is named '{name}'; this server has {known}")
+            known = [f"'{known}'" for known in sorted(self._entries)[:MOST_NAMES]]
+            more = ["..."] if len(self._entries) > MOST_NAMES else []
+            raise ModelNotFound(
+                f"no model is named '{name[:100]}'; this server has {', '.join([*known, *more]) or 'none'}"
+            )
         if not version:
             return versions[max(self.versions(name) or versions)]
-        if not version.isdecimal() or int(version) == 0:
-            raise InvalidRequest(f"model version '{version}' is not a positive integer")
+        if not VERSION.fullmatch(version):
+            raise InvalidRequest(f"model version '{version[:20]}' is not a positive integer")
         if int(version) not in versions:
-            known = ", ".join(str(known) for known in sorted(versions))
-            raise ModelNotFound(f"model '{name}' has no version {version}; this server has version {known}")
+            there = ", ".join(str(number) for number in sorted(versions))
+            raise ModelNotFound(f"model '{name}' has no version {version}; this server has version {there}")
         return versions[int(version)]
 
     def _load(self, entry: Entry) -> None:
+        if self._draining:
+            return
         source, lifecycle = entry.source, entry.lifecycle
         model_log = log.bind(model=source.name, version=source.version)
         try:
@@ -149,11 +170,14 @@ class ModelManager:
             lifecycle.fail(f"{type(error).__name__}: {error}")
             model_log.exception("model failed to load")
         else:
+            if self._draining:
+                servable.close()
+                return
             entry.servable = servable
             lifecycle.advance(State.READY)
             self._publish()
             publish(servable, self._metrics)
-            self._on_ready(source.name, True)
+            self._tell_ready(source.name, source.version, True)
             model_log.info("model ready", **summary(servable))
             return
         self._metrics.load_failures.labels(source.name, source.version).inc()
@@ -168,11 +192,15 @@ class ModelManager:
                         serving[name, str(version)] = serving[name, ""] = entry.servable
             self._serving = serving
 
-    def _unload(self, entry: Entry, servable: Servable) -> None:
+    def _tell_ready(self, model: str, version: int, ready: bool) -> None:
+        self._metrics.ready.labels(model, str(version)).set(ready)
+        self._on_ready(model, ready)
+
+    def _unload(self, entry: Entry, servable: Servable, deadline: float) -> None:
         entry.lifecycle.advance(State.DRAINING)
         self._publish()
-        self._on_ready(servable.name, False)
-        if not servable.drain(self._settings.drain_timeout_s):
+        self._tell_ready(servable.name, servable.version, False)
+        if not servable.drain(max(0.0, deadline - time.monotonic())):
             log.warning(
                 "requests still run after the drain time-out", model=servable.name, version=servable.version
             )

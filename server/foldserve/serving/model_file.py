@@ -49,7 +49,8 @@ def read_model(file: Path) -> ir.Model:
 def written_model(model: ir.Model, folder: Path, initializer_bytes: int) -> Path | bytes:
     """The model as bytes, or as a file in ``folder`` where it is too large for one message."""
     if initializer_bytes <= LARGEST_MESSAGE_BYTES:
-        return ir.to_proto(model).SerializeToString()
+        # What still lies in files beside the original would be looked for in the server's own folder.
+        return ir.to_proto(ir.external_data.load_to_model(model)).SerializeToString()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "folded.onnx"
     ir.save(model, file, external_data="folded.onnx.data")

@@ -1,5 +1,6 @@
 """What a model repository holds: ``<repository>/<model>/<version>/model.onnx`` or ``model.pt2``."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,9 @@ from foldserve.errors import ConfigurationError, UnsupportedModel
 from foldserve.importing import PICKLE_SUFFIXES, refuse_pickle
 
 MODEL_FILES = ("model.onnx", "model.pt2")
+VERSION = re.compile(r"[1-9][0-9]{0,17}")
+"""How a version is written: one way for each number."""
+
 SAMPLES_FILE = "samples.npz"
 
 
@@ -56,7 +60,7 @@ def scan(repositories: Iterable[Path]) -> list[ModelVersion]:
             found = [
                 ModelVersion(folder.name, int(child.name), child)
                 for child in _folders(folder)
-                if child.name.isdecimal() and int(child.name) > 0
+                if VERSION.fullmatch(child.name)
             ]
             if found and owner.setdefault(folder.name, repository) != repository:
                 raise ConfigurationError(

@@ -1,0 +1,60 @@
+"""Models that are right, but not of the common kind."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foldserve_client import Client, FailedPrecondition, InvalidArgument
+from running import serving
+from small_models import add_model, batch_norm, chain, convolution
+
+
+def test_weights_in_a_file_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second convolution is not touched by the fold, so its weight still lies in the file."""
+    weight = np.random.default_rng(1).normal(size=(2, 4, 1, 1)).astype(np.float32)
+    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm(), ("Relu", [], {}), ("Conv", [weight], {}))
+    add_model(tmp_path, "external", model, external_data="weights.bin")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with serving(tmp_path) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        assert client.model_metadata("external").properties["foldserve.variant"] == "folded"
+        assert client.infer("external", np.ones((1, 3, 8, 8), np.float32)).output.shape == (1, 2, 6, 6)
+
+
+def test_a_model_whose_sizes_cannot_be_guessed_serves_unproven_and_says_so(tmp_path: Path) -> None:
+    """Flattened and multiplied: only 41 × 41 fits, which no synthetic probe has."""
+    matrix = np.random.default_rng(1).normal(size=(4 * 39 * 39, 5)).astype(np.float32)
+    model = chain(
+        ["batch", 3, "height", "width"],
+        convolution(3),
+        batch_norm(),
+        ("Flatten", [], {}),
+        ("MatMul", [matrix], {}),
+    )
+    add_model(tmp_path, "sized", model)
+    with serving(tmp_path) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        assert client.infer("sized", np.ones((1, 3, 41, 41), np.float32)).output.shape == (1, 5)
+        report = client.parity("sized").report
+        assert report.verdict == "unproven"
+        assert "samples" in report.explanation
+
+
+def test_a_size_that_the_model_does_not_take_is_the_callers_mistake(tmp_path: Path) -> None:
+    add_model(tmp_path, "spatial", chain(["batch", 3, "height", "width"], convolution(5), batch_norm()))
+    with serving(tmp_path) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        with pytest.raises(InvalidArgument, match=r"does not take 'x' \[1, 3, 2, 2\]"):
+            client.infer("spatial", np.ones((1, 3, 2, 2), np.float32))
+        assert client.infer("spatial", np.ones((1, 3, 9, 7), np.float32)).output.shape == (1, 4, 5, 3)
+
+
+def test_a_model_that_failed_to_load_says_why_and_that_retrying_is_no_use(tmp_path: Path) -> None:
+    name, parameters, attributes = batch_norm()
+    parameters[3][2] = -1.0
+    add_model(tmp_path, "broken", chain(["batch", 3, 8, 8], convolution(3), (name, parameters, attributes)))
+    with (
+        serving(tmp_path) as server,
+        Client(f"127.0.0.1:{server.grpc_port}") as client,
+        pytest.raises(FailedPrecondition, match=r"'broken' version 1 failed to load: .*BatchNormalization_1"),
+    ):
+        client.infer("broken", np.ones((1, 3, 8, 8), np.float32))
