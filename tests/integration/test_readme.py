@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from foldserve.server import Server
@@ -17,14 +18,17 @@ SHELL_LINES = [
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 ON_A_RUNNING_SERVER = [line for line in SHELL_LINES if "foldserve-client" in line or line.startswith("curl")]
 MAKE = [line for line in SHELL_LINES if line.startswith("make ")]
+WITHOUT_A_SERVER = [
+    line for line in SHELL_LINES if re.match(r"\.venv/bin/foldserve (inspect|fold|verify|freeze) ", line)
+]
 SERVE = [line for line in SHELL_LINES if "foldserve serve" in line]
 
 
-def _run(command: str) -> subprocess.CompletedProcess[str]:
+def _run(command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
         shlex.split(command),
-        cwd=ROOT,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -34,7 +38,7 @@ def _run(command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_shell_command_is_covered_here() -> None:
-    assert set(SHELL_LINES) == {*ON_A_RUNNING_SERVER, *MAKE, *SERVE}
+    assert set(SHELL_LINES) == {*ON_A_RUNNING_SERVER, *WITHOUT_A_SERVER, *MAKE, *SERVE}
     assert len(PYTHON_BLOCKS) == 1
 
 
@@ -46,6 +50,15 @@ def test_commands_for_a_running_server(server: Server, command: str) -> None:
     ran = _run(command)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout
+
+
+def test_commands_without_a_server(tmp_path: Path) -> None:
+    """One after the other in one folder: the later ones use what the earlier ones wrote."""
+    for command in WITHOUT_A_SERVER:
+        absolute = command.replace(".venv/", f"{ROOT}/.venv/").replace("examples/", f"{ROOT}/examples/")
+        ran = _run(absolute, tmp_path)
+        assert ran.returncode == 0, f"{command}: {ran.stdout}{ran.stderr}"
+    assert {file.name for file in tmp_path.iterdir()} == {"folded.onnx", "report.html", "frozen.pt2"}
 
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS)
