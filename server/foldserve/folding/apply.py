@@ -7,6 +7,7 @@ named after the end that it equals. Weights are only rounded and written at the 
 """
 
 import hashlib
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -41,12 +42,16 @@ class Editor:
                 node.attributes[name] = ir.AttrInt64(name, number)
             else:
                 node.attributes[name] = ir.AttrFloat32(name, number)
-        for value, change in plan.values.items():
-            if value not in (site.x, site.y) and not change.is_identity:
-                value.name = self.fresh(value.name or "value")
+        self.rename(plan, besides=(site.x, site.y))
         self._bypass(site, plan)
         for node, shift in plan.appended.items():
             self._append_add(node, shift)
+
+    def rename(self, plan: Plan, besides: Collection[ir.Value] = ()) -> None:
+        """Give every value that ``plan`` changes a new name."""
+        for value, change in plan.values.items():
+            if value not in besides and not change.is_identity:
+                value.name = self.fresh(value.name or "value")
 
     def write(self, value: ir.Value, constant: Constant) -> None:
         """Let every reader of ``value`` read ``constant`` instead."""

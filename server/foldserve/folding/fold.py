@@ -161,6 +161,8 @@ class _Folding:
         self._near[node] = [output.name or "" for absorber in plan.absorbed_by for output in absorber.outputs]
         for absorber in plan.made_by:
             self._biases.absorbed(absorber)
+        for follower, shift in plan.appended.items():
+            self._biases.appended(follower, shift)
         self._editor.apply(site, plan)
         absorbers = tuple(name_of(absorber) for absorber in plan.absorbed_by)
         return _changed(

@@ -107,13 +107,14 @@ class Plan:
         if producer is None:
             return Refusal(Reason.GRAPH_INPUT, f"value '{value.name}' is an input of the graph")
         wished_by_reader = producer is not origin
-        tasks = [
+        # Tasks are settled from the end: bystanders, who refuse most often, before the long way up.
+        tasks = [Task(producer, value.index() or 0, value, upward=True, bystander=False)]
+        tasks *= wished_by_reader
+        tasks += [
             Task(node, index, value, upward=False, bystander=wished_by_reader)
             for node, index in value.uses()
             if node is not origin
         ]
-        if wished_by_reader:
-            tasks.append(Task(producer, value.index() or 0, value, upward=True, bystander=False))
         return tasks
 
     def take(self, task: Task, step: Step) -> list[Task] | Refusal:

@@ -28,7 +28,7 @@ from foldserve.folding.report import Direction, Reason
 from foldserve.folding.sites import Site
 from foldserve.folding.steps import Answer, Front, Refusal, Step, refuse
 
-_REACH = 256
+_REACH = 64
 """Operators that one search may ask; it keeps the time for a model linear in its size."""
 
 
@@ -140,12 +140,17 @@ def _choices(site: Site, max_tier: int) -> Iterator[tuple[Plan, Affine, Affine]]
     affine = site.affine
     identity = Affine.identity(affine.rank)
     scale = affine.without_shift()
-    yield Plan(Direction.UP, max_tier), affine, identity
+    up = Plan(Direction.UP, max_tier), affine, identity
+    if max_tier < 2:
+        yield up
     if max_tier > 0:
         yield Plan(Direction.DOWN, max_tier, tier=1), identity, affine
         if affine.has_scale and affine.has_shift and (undo := scale.inverse()) is not None:
             shift = Affine.of(np.ones_like(affine.scale), affine.shift * undo.scale)
             yield Plan(Direction.BOTH, max_tier, tier=1), shift, scale
+    if max_tier > 1:
+        # Last, because where bystanders make up for it a scale spreads over a whole residual trunk.
+        yield up
     if site.is_batch_norm:
         yield Plan(Direction.UP, max_tier, may_append=True), affine, identity
 

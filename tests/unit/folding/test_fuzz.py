@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from unit.folding.checks import Graph, distance, feeds_for, run_reference
 
-TOLERANCE = 1e-9
+TOLERANCE = 1e-7
+"""Attributes are float32 in ONNX: an epsilon that was divided by s² is rounded to that."""
+
 SIZE = 6
 
 

@@ -84,6 +84,7 @@ def test_batch_norm_after_matmul_becomes_its_add() -> None:
     graph.output(graph.batch_norm(y, 6))
     result = assert_exact(graph, folded=1)
     assert result.report.operators_after == {"Add": 1, "MatMul": 1}
+    assert [bias.parameters for bias in result.report.created_biases] == [6]
 
 
 def test_constant_left_operand_of_matmul() -> None:
