@@ -48,7 +48,7 @@ class BiasFinding:
     """Name of the module."""
 
     norms: tuple[str, ...]
-    """Names of the BatchNorms that cancel the bias; empty if it stays."""
+    """Names of the BatchNorms whose running means absorbed the bias; empty if it stays, or they keep none."""
 
     reason: str
     """Why the bias stays; empty if it was stripped."""
@@ -102,9 +102,15 @@ class _Captured:
 
     def __init__(self, module: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> None:
         modes = {part: part.training for part in module.modules()}
+        norms = (part for part in modes if isinstance(part, nn.modules.batchnorm._BatchNorm))
+        counting = [norm for norm in norms if norm.momentum is None]
         try:
+            for norm in counting:  # a factor that depends on a counter cannot be captured, and is no matter
+                norm.momentum = 0.1
             program = torch.export.export(module.train(training), inputs)
         finally:
+            for norm in counting:
+                norm.momentum = None
             for part, mode in modes.items():
                 part.training = mode
         self._names: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
@@ -157,14 +163,14 @@ def _norms_behind(call: Node, bias: Node, graph: _Captured) -> list[Node]:
     """The calls of batch norm that alone read the output of ``call``, in which the bias is a bias."""
     if call.target not in BIASED or len(call.args) < 3 or call.args[2] is not bias:
         raise _Stays(f"{call.name} reads the bias for something else")
-    weight = graph.tensor(call.args[1])
-    channels_on_axis_1 = 2 if call.target is LINEAR or weight is None else weight.ndim
-    if call.meta["val"].ndim != channels_on_axis_1:
-        raise _Stays(f"the channels of {call.name} are not on axis 1, which a BatchNorm normalises")
     for reader in call.users:
-        if reader.target is not BATCH_NORM:
+        if reader.target is not BATCH_NORM or reader.args[0] is not call:
             what = "is an output of the model" if reader.op == "output" else f"is read by {reader.name}"
             raise _Stays(f"the value {call.name} {what}, which sees the bias")
+    weight = graph.tensor(call.args[1])
+    rank_with_channels_on_axis_1 = 2 if call.target is LINEAR or weight is None else weight.ndim
+    if call.meta["val"].ndim != rank_with_channels_on_axis_1:
+        raise _Stays(f"the channels of {call.name} are not on axis 1, which a BatchNorm normalises")
     return list(call.users)
 
 

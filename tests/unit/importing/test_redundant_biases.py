@@ -64,7 +64,7 @@ def _assert_same_in_both_modes(module: nn.Module, x: torch.Tensor) -> tuple[Bias
     [
         (nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), (4, 3, 7)),
         (nn.Conv2d(3, 4, 3, padding="same"), nn.BatchNorm2d(4), (4, 3, 6, 6)),
-        (nn.Conv3d(2, 4, 2, groups=2), nn.BatchNorm3d(4, momentum=0.3), (3, 2, 4, 4, 4)),
+        (nn.Conv3d(2, 4, 2, groups=2), nn.BatchNorm3d(4, momentum=None), (3, 2, 4, 4, 4)),
         (nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6, affine=False), (4, 4, 5, 5)),
         (nn.Linear(5, 4), nn.BatchNorm1d(4), (6, 5)),
         (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), (4, 3, 6, 6)),
