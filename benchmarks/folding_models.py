@@ -90,7 +90,6 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (3, 32, 32),
     ),
     "wrn16_10_cifar10": (partial(pytorchcv, "wrn_cifar", "wrn16_10_cifar10"), (3, 32, 32)),
-    "quartznet5x5_en_ls": (partial(pytorchcv, "quartznet", "quartznet5x5_en_ls"), (64, 320)),
     "fastscnn": (partial(pytorchcv, "fastscnn", "fastscnn_cityscapes", in_size=(256, 256)), (3, 256, 256)),
     "erfnet": (partial(pytorchcv, "erfnet", "erfnet_cityscapes", in_size=(256, 256)), (3, 256, 256)),
     "dabnet": (partial(pytorchcv, "dabnet", "dabnet_cityscapes", in_size=(256, 256)), (3, 256, 256)),
