@@ -132,6 +132,6 @@ def test_readiness_of_models_that_exist_and_do_not(stub: GRPCInferenceServiceStu
 
 def test_what_is_not_offered_says_so(stub: GRPCInferenceServiceStub) -> None:
     with pytest.raises(grpc.RpcError) as failure:
-        stub.ModelStatistics(pb.ModelStatisticsRequest())
+        stub.TraceSetting(pb.TraceSettingRequest())
     assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert failure.value.details() == "ModelStatistics is not offered by this server"
+    assert failure.value.details() == "TraceSetting is not offered by this server"

@@ -5,9 +5,10 @@ request, which a small model notices. So requests are counted here, and turned i
 """
 
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -44,6 +45,11 @@ class Durations:
         self.counts[bisect_left(SECONDS, seconds)] += 1
         self.sum += seconds
 
+    @property
+    def count(self) -> int:
+        """Number of durations."""
+        return sum(self.counts)
+
     def add_to(self, family: HistogramMetricFamily, labels: Iterable[str]) -> None:
         """Append this histogram to a metric, with its buckets added up as Prometheus wants them."""
         total = 0
@@ -52,6 +58,23 @@ class Durations:
             total += count
             buckets.append((bound, total))
         family.add_metric(list(labels), buckets, self.sum)
+
+
+@dataclass(slots=True)
+class BatchSeconds:
+    """What the runs of one number of rows took altogether, in seconds."""
+
+    count: int = 0
+    compute_input: float = 0.0
+    compute_infer: float = 0.0
+    compute_output: float = 0.0
+
+    def add(self, stages: StageSeconds, share: float) -> None:
+        """Count one run, which had ``share`` of the stages."""
+        self.count += 1
+        self.compute_input += stages.compute_input * share
+        self.compute_infer += stages.compute_infer * share
+        self.compute_output += stages.compute_output * share
 
 
 class InferenceMetrics:
@@ -68,16 +91,27 @@ class InferenceMetrics:
         self.compute_output = Durations()
         self.inferences = 0
         self.executions = 0
+        self.batches: dict[int, BatchSeconds] = {}
+        """What runs took, by their rows."""
 
-    def record(self, rows: int, executions: int, stages: StageSeconds) -> None:
-        """Count a request of ``rows`` rows; of those in one batch only the first has an execution."""
+        self.last_inference_ms = 0
+        """When the last request was answered, in milliseconds since 1970; 0 before the first."""
+
+    def record(self, rows: int, runs: Sequence[int], stages: StageSeconds) -> None:
+        """Count a request of ``rows`` rows, and the runs of the engine that are its own, by their rows.
+
+        Of the requests in one batch, only the first has a run.
+        """
         with self.lock:
             self.queue.observe(stages.queue)
             self.compute_input.observe(stages.compute_input)
             self.compute_infer.observe(stages.compute_infer)
             self.compute_output.observe(stages.compute_output)
             self.inferences += rows
-            self.executions += executions
+            self.executions += len(runs)
+            for batch_rows in runs:
+                self.batches.setdefault(batch_rows, BatchSeconds()).add(stages, share=1 / len(runs))
+            self.last_inference_ms = int(time.time() * 1000)
 
 
 class RequestMetrics:
@@ -88,12 +122,21 @@ class RequestMetrics:
         self.lock = threading.Lock()
         self.duration = Durations()
         self.codes: Counter[str] = Counter()
+        self.failed_s = 0.0
+        """What the RPCs that failed took altogether, in seconds."""
 
     def record(self, code: str, seconds: float) -> None:
         """Count one RPC, answered or refused."""
         with self.lock:
             self.duration.observe(seconds)
             self.codes[code] += 1
+            if code != "OK":
+                self.failed_s += seconds
+
+    @property
+    def failed(self) -> int:
+        """Number of RPCs that failed."""
+        return sum(count for code, count in self.codes.items() if code != "OK")
 
 
 class RequestCollector(Collector):
@@ -112,6 +155,10 @@ class RequestCollector(Collector):
         key = (model, version, method)
         requests = self._requests.get(key) or self._requests.setdefault(key, RequestMetrics(*key))
         requests.record(code, seconds)
+
+    def requests(self, model: str, version: str, method: str) -> RequestMetrics:
+        """The RPCs of one model version and method so far."""
+        return self._requests.get((model, version, method)) or RequestMetrics(model, version, method)
 
     def collect(self) -> Iterable[Metric]:
         """Everything counted so far."""

@@ -47,7 +47,7 @@ class GrpcServer:
         )
         data_plane = DataPlane(manager)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(manager, data_plane), self._server
+            InferenceServicer(manager, data_plane, metrics.requests), self._server
         )
         fold_service_pb2_grpc.add_FoldServiceServicer_to_server(FoldServicer(manager), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

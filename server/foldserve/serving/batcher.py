@@ -27,7 +27,7 @@ class Batcher:
 
     def __init__(self, session: Session, *, most_rows: int | None, instances: int, capacity: int) -> None:
         self._session = session
-        self._most_rows = most_rows
+        self.most_rows = most_rows
         self._capacity = capacity
         self._idle = instances
         self._line: deque[Waiting] = deque()
@@ -53,17 +53,17 @@ class Batcher:
         :class:`ExecutionFailed`.
         """
         rows = rows_of(inputs)
-        if self._most_rows is None or rows <= self._most_rows:
+        if self.most_rows is None or rows <= self.most_rows:
             return self._run(Waiting(inputs, outputs, rows, deadline, cancelled))
         parts = [
             self._run(Waiting(part, outputs, rows_of(part), deadline, cancelled))
-            for part in _split(inputs, rows, self._most_rows)
+            for part in _split(inputs, rows, self.most_rows)
         ]
         return Execution(
             [np.concatenate(pieces) for pieces in zip(*(part.outputs for part in parts), strict=True)],
             queue_s=sum(part.queue_s for part in parts),
             compute_infer_s=sum(part.compute_infer_s for part in parts),
-            executions=sum(part.executions for part in parts),
+            runs=tuple(rows for part in parts for rows in part.runs),
         )
 
     def _run(self, waiting: Waiting) -> Execution:
@@ -139,7 +139,7 @@ class Batcher:
             if not self._line:
                 self._idle += 1
                 return
-            decision = cut(self._line, self._most_rows, time.monotonic())
+            decision = cut(self._line, self.most_rows, time.monotonic())
             self._line = deque(decision.rest)
             if decision.batch:
                 decision.batch[0].batch = decision.batch
@@ -173,12 +173,13 @@ def _joined(batch: Sequence[Waiting]) -> Mapping[str, Array]:
 
 def _answer(batch: Sequence[Waiting], outputs: list[Array], started: float, finished: float) -> None:
     """Give each request its rows, as views of the batch's outputs."""
+    rows = sum(waiting.rows for waiting in batch)
     start = 0
     for waiting in batch:
         end = start + waiting.rows
         own = outputs if len(batch) == 1 else [array[start:end] for array in outputs]
-        executions = int(waiting is batch[0])
-        waiting.answer = Execution(own, started - waiting.arrived, finished - started, executions)
+        runs = (rows,) if waiting is batch[0] else ()
+        waiting.answer = Execution(own, started - waiting.arrived, finished - started, runs)
         start = end
         waiting.signal.release()
 

@@ -40,7 +40,7 @@ class InferenceResult:
         """Count the request, once the transport knows what decoding and encoding took in seconds."""
         self.servable.metrics.record(
             self.rows,
-            self.execution.executions,
+            self.execution.runs,
             StageSeconds(
                 self.execution.queue_s, compute_input_s, self.execution.compute_infer_s, compute_output_s
             ),

@@ -21,8 +21,8 @@ class Execution:
     outputs: list[Array]
     queue_s: float
     compute_infer_s: float
-    executions: int
-    """Runs of the engine that count as this request's: of the requests in one batch, the first has it."""
+    runs: tuple[int, ...]
+    """Rows of each run of the engine that counts as this request's: of those in a batch, the first has it."""
 
 
 @dataclass(slots=True, eq=False)

@@ -60,6 +60,7 @@ class Servable:
         self.outputs = session.outputs
         self.output_names = tuple(spec.name for spec in session.outputs)
         self.provider = session.provider
+        self.most_rows = batcher.most_rows
         self.provenance = provenance
         self.metrics = InferenceMetrics(name, str(version), provenance.variant)
         self._session = session

@@ -104,7 +104,7 @@ def _assert_near(actual: Array, expected: Array) -> None:
 def test_a_lone_request_runs_at_once_on_its_own_array(session: HeldSession, images: Array) -> None:
     execution = _batcher(session).run({"images": images[:2]}, ("logits",), None, lambda: False)
     np.testing.assert_array_equal(execution.outputs[0], _expected(session, images[:2]))
-    assert (session.batches, execution.executions) == ([2], 1)
+    assert (session.batches, execution.runs) == ([2], (2,))
 
 
 def test_what_arrives_meanwhile_becomes_one_batch_and_each_gets_its_rows(
@@ -119,7 +119,7 @@ def test_what_arrives_meanwhile_becomes_one_batch_and_each_gets_its_rows(
     session.free.set()
     answers = [caller.finish().answer for caller in (first, *callers)]
     assert session.batches == [1, 9]
-    assert [answer.executions for answer in answers if answer] == [1, 1, 0, 0]
+    assert [answer.runs for answer in answers if answer] == [(1,), (9,), (), ()]
     for caller, (start, end) in zip(callers, ((1, 3), (3, 6), (6, 10)), strict=True):
         assert caller.answer is not None
         _assert_near(caller.answer.outputs[0], _expected(session, images[start:end]))
@@ -129,7 +129,7 @@ def test_what_arrives_meanwhile_becomes_one_batch_and_each_gets_its_rows(
 def test_a_large_request_is_split_and_joined(session: HeldSession, images: Array) -> None:
     execution = _batcher(session, most_rows=100).run({"images": images}, ("logits",), None, lambda: False)
     _assert_near(execution.outputs[0], _expected(session, images))
-    assert (session.batches, execution.executions) == ([100, 100, 100, 60], 4)
+    assert session.batches == [100, 100, 100, 60] == list(execution.runs)
 
 
 def test_without_batching_requests_run_one_by_one(session: HeldSession, images: Array) -> None:

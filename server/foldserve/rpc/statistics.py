@@ -1,0 +1,48 @@
+"""Triton's ModelStatistics, read from the same counts as the metrics.
+
+*success* counts answered requests and sums their four stages; *fail* counts the others, from arrival to
+refusal. A request of 8 rows that shared a run with one of 4 makes inference_count 12, execution_count 1,
+success.count 2, and one batch_stats entry of batch_size 12. Durations are in nanoseconds.
+"""
+
+from foldserve_proto import grpc_service_pb2 as pb
+
+from foldserve.observability.inference import Durations, InferenceMetrics, RequestMetrics
+
+
+def model_statistics(inference: InferenceMetrics, requests: RequestMetrics) -> pb.ModelStatistics:
+    """The statistics of one model version; ``requests`` are its ModelInfer calls."""
+    model, version = inference.labels
+    with inference.lock, requests.lock:
+        stages = (inference.queue, inference.compute_input, inference.compute_infer, inference.compute_output)
+        statistics = pb.ModelStatistics(
+            name=model,
+            version=version,
+            last_inference=inference.last_inference_ms,
+            inference_count=inference.inferences,
+            execution_count=inference.executions,
+            inference_stats=pb.InferStatistics(
+                success=_duration(inference.queue.count, sum(stage.sum for stage in stages)),
+                fail=_duration(requests.failed, requests.failed_s),
+                queue=_stage(inference.queue),
+                compute_input=_stage(inference.compute_input),
+                compute_infer=_stage(inference.compute_infer),
+                compute_output=_stage(inference.compute_output),
+            ),
+        )
+        for rows, batch in sorted(inference.batches.items()):
+            statistics.batch_stats.add(
+                batch_size=rows,
+                compute_input=_duration(batch.count, batch.compute_input),
+                compute_infer=_duration(batch.count, batch.compute_infer),
+                compute_output=_duration(batch.count, batch.compute_output),
+            )
+    return statistics
+
+
+def _stage(durations: Durations) -> pb.StatisticDuration:
+    return _duration(durations.count, durations.sum)
+
+
+def _duration(count: int, seconds: float) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=count, ns=int(seconds * 1e9))
