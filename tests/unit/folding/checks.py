@@ -7,7 +7,7 @@ weight is nudged, and the same comparison must then fail.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,12 +179,12 @@ def feeds_for(proto: onnx.ModelProto, *, batch: int = 2, seed: int = 1) -> dict[
     return feeds
 
 
-def run_reference(proto: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+def run_reference(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     """Evaluate by onnx's reference evaluator, in the model's own types."""
-    return [np.asarray(result) for result in ReferenceEvaluator(proto).run(None, feeds)]
+    return [np.asarray(result) for result in ReferenceEvaluator(proto).run(None, dict(feeds))]
 
 
-def run_unoptimised(proto: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+def run_unoptimised(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     """Evaluate in ONNX Runtime with all graph optimisation off."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -329,6 +329,14 @@ def test_instance_norm_takes_a_uniform_affine_coming_down() -> None:
     assert_exact(graph, folded=2)
 
 
+def test_upsample_of_older_operator_sets() -> None:
+    graph = Graph(opset=9, float_type=TensorProto.FLOAT)
+    y = graph.conv(graph.input("N", 3, 4, 4), 3, 4)
+    y = graph.op("Upsample", y, graph.constant(np.array([1, 1, 2, 2], np.float32)), mode="nearest")
+    graph.output(graph.batch_norm(y, 4))
+    assert_exact_float32(graph, folded=1)
+
+
 def test_consecutive_batch_norms_become_one() -> None:
     graph = Graph()
     graph.output(graph.op("Sigmoid", graph.batch_norm(graph.batch_norm(graph.input("N", 4, 5, 5), 4), 4)))

@@ -109,6 +109,7 @@ def test_readers_of_the_shape_alone_do_not_matter() -> None:
     y = graph.conv(graph.input("N", 3, 6, 6), 3, 4)
     shape = graph.op("Shape", y)
     z = graph.op("Relu", graph.batch_norm(y, 4))
+    graph.output(graph.op("Cast", graph.op("Size", y), to=graph.float_type))
     graph.output(graph.op("Reshape", z, shape))
     assert_exact(graph, folded=1)
 
@@ -274,3 +275,60 @@ def test_pairs_name_values_that_both_models_agree_on() -> None:
 def test_report_survives_json() -> None:
     report = fold(conv_bn().model()).report
     assert FoldReport.model_validate_json(report.model_dump_json()) == report
+
+
+@pytest.mark.parametrize("opset", [7, 8])
+def test_statistics_per_element_of_a_sample(opset: int) -> None:
+    """spatial=0: parameters [C, H, W]. A Gemm behind a Flatten can take them, a convolution cannot."""
+    graph = Graph(opset=opset, float_type=TensorProto.FLOAT)
+    x = graph.input("N", 3, 4, 5)
+    parameters = [graph.constant(graph.rng.uniform(0.5, 2.0, (3, 4, 5))) for _ in range(4)]
+    y = graph.op("BatchNormalization", x, *parameters, spatial=0)
+    y = graph.op("Flatten", y)
+    graph.output(graph.op("Gemm", y, graph.random(60, 7), graph.random(7)))
+    after = ir.to_proto(fold(graph.model()).model)
+    assert [node.op_type for node in after.graph.node] == ["Flatten", "Gemm"]
+    feeds = feeds_for(graph.proto())
+    scale, shift, mean, variance = (numpy_helper.to_array(t).astype(float) for t in graph.initializers[:4])
+    normal = scale * (feeds["x"] - mean) / np.sqrt(variance + 1e-5) + shift
+    weight, bias = (numpy_helper.to_array(t).astype(float) for t in graph.initializers[4:])
+    expected = normal.reshape(2, 60) @ weight + bias
+    assert distance(run_unoptimised(after, feeds), [expected]) < 3e-6
+
+
+def test_parameters_of_another_element_type() -> None:
+    """Operator set 15 lets float32 statistics stand beside a float16 input; the weight keeps its own type."""
+    graph = Graph(opset=15, float_type=TensorProto.FLOAT16)
+    x = graph.input("N", 3, 6, 6)
+    y = graph.conv(x, 3, 4, bias=False)
+    statistics = [graph.constant(np.full(4, number, np.float32)) for number in (0.5, 1.5)]
+    graph.output(graph.op("BatchNormalization", y, graph.random(4), graph.random(4), *statistics))
+    result = fold(graph.model())
+    after = ir.to_proto(result.model)
+    onnx.checker.check_model(after, full_check=True)
+    assert {tensor.data_type for tensor in after.graph.initializer} == {TensorProto.FLOAT16}
+    assert result.report.operators_after == {"Conv": 1}
+
+
+def test_value_of_unknown_shape_between() -> None:
+    """Without a declared shape the weight of the convolution tells the rank."""
+    graph = Graph(float_type=TensorProto.FLOAT)
+    x = graph.input("N", 3, 6, 6)
+    graph.output(graph.batch_norm(graph.conv(x, 3, 4), 4), "N", 4, 4, 4)
+    graph.inputs[0].type.tensor_type.ClearField("shape")
+    result = fold(graph.model())
+    assert result.report.batch_norms_folded == 1
+    feeds = {"x": np.ones((2, 3, 6, 6), np.float32)}
+    assert (
+        distance(run_unoptimised(ir.to_proto(result.model), feeds), run_unoptimised(graph.proto(), feeds))
+        < 3e-6
+    )
+
+
+def test_names_of_unnamed_nodes() -> None:
+    graph = conv_bn()
+    for node in graph.nodes:
+        node.name = ""
+    report = fold(graph.model()).report
+    assert report.sites[0].name == graph.outputs[0].name
+    assert report.sites[0].absorbed_by == (graph.outputs[0].name,)

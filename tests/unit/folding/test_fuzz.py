@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from foldserve.folding import activation, fold
+from foldserve.folding import fold, linear
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from unit.folding.checks import Graph, distance, feeds_for, run_reference
+from onnx.reference import ReferenceEvaluator
+from unit.folding.checks import Array, Graph, distance, feeds_for
 
 TOLERANCE = 1e-7
 """Attributes are float32 in ONNX: an epsilon that was divided by s² is rounded to that."""
@@ -192,9 +193,28 @@ STEPS: dict[str, Callable[[Drawn, Image], Image | str]] = {
 
 @given(seed=st.integers(0, 2**32), length=st.integers(2, 16), tier=st.integers(0, 3))
 @settings(
-    max_examples=200, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=80, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 def test_folding_never_changes_the_function(seed: int, length: int, tier: int) -> None:
+    prove(seed, length, tier)
+
+
+def test_a_wrong_rule_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fuzzer's own plant: shifts go down into convolutions that pad."""
+    monkeypatch.setattr(linear, "pads", lambda *_: False)
+    assert any(is_wrong(seed, length=12, tier=1) for seed in range(200))
+
+
+def is_wrong(seed: int, length: int, tier: int) -> bool:
+    try:
+        prove(seed, length, tier)
+    except AssertionError:
+        return True
+    return False
+
+
+def prove(seed: int, length: int, tier: int) -> None:
+    """Fold the graph of ``seed`` and compare every value that both models name."""
     drawn = Drawn(seed)
     for _ in range(length):
         drawn.step()
@@ -206,15 +226,16 @@ def test_folding_never_changes_the_function(seed: int, length: int, tier: int) -
     result = fold(ir.from_proto(proto), max_tier=tier)
     after = ir.to_proto(result.model)
     onnx.checker.check_model(after, full_check=True)
-    feeds = feeds_for(proto)
-    expected = run_reference(proto, feeds)
-    if all(np.abs(array).max() > 1e-6 for array in expected):
-        assert distance(run_reference(after, feeds), expected) < TOLERANCE
     assert [value.name for value in after.graph.output] == [value.name for value in proto.graph.output]
+    feeds = feeds_for(proto)
+    before_values, after_values = all_values(proto, feeds), all_values(after, feeds)
+    # Not only the outputs: whatever has a name in both models must be the same value in both.
+    for name in before_values.keys() & after_values.keys():
+        expected = before_values[name]
+        if np.abs(expected).max() > 1e-6:
+            assert distance([after_values[name]], [expected]) < TOLERANCE, name
 
 
-def test_a_wrong_rule_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fuzzer's own plant: a Relu that lets shifts and negative scales pass."""
-    monkeypatch.setattr(activation, "_not_homogeneous", lambda _: None)
-    with pytest.raises(AssertionError):
-        test_folding_never_changes_the_function()
+def all_values(proto: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Array]:
+    names = [name for node in proto.graph.node for name in node.output]
+    return dict(zip(names, ReferenceEvaluator(proto).run(names, feeds), strict=True))

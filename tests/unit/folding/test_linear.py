@@ -38,7 +38,7 @@ def test_conv_attributes_do_not_matter_upwards(attributes: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "group"), [(4, 6, 1), (4, 6, 2), (6, 6, 3), (4, 4, 4), (4, 8, 4)]
+    ("inputs", "outputs", "group"), [(4, 6, 1), (5, 5, 1), (4, 6, 2), (6, 6, 3), (4, 4, 4), (4, 8, 4)]
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_batch_norm_after_conv_transpose(inputs: int, outputs: int, group: int, bias: bool) -> None:
