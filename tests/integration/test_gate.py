@@ -1,23 +1,33 @@
 """The gate at load, with folds that are wrong on purpose."""
 
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from foldserve.folding import FoldResult, fold
-from foldserve.serving import fold_tier
+from foldserve.serving import fold_tier, loader
+from foldserve.serving.ladder import MOST_UNFOLDINGS
 from foldserve_client import Client
 from numpy.typing import NDArray
 from running import EXAMPLE_MODELS, serving
 
+FIRST_SITE = "features.1/BatchNormalization"
 
-def _wrong_by(factor: float) -> object:
-    """A fold that multiplies one output channel of the first convolution."""
 
-    def wrong_fold(model: ir.Model, *, max_tier: int) -> FoldResult:
-        result = fold(model, max_tier=max_tier)
+def _wrong_by(factor: float, *, whenever: bool = False) -> Callable[..., FoldResult]:
+    """A fold that multiplies one output channel of the first convolution where it folds into it.
+
+    ``whenever``: even where it leaves that convolution alone.
+    """
+
+    def wrong_fold(model: ir.Model, *, max_tier: int, keep: Collection[str] = ()) -> FoldResult:
+        result = fold(model, max_tier=max_tier, keep=keep)
+        if FIRST_SITE in keep and not whenever:
+            return result
         convolution = next(node for node in result.model.graph if node.op_type == "Conv")
         weight = convolution.inputs[1]
         assert weight is not None
@@ -30,6 +40,16 @@ def _wrong_by(factor: float) -> object:
     return wrong_fold
 
 
+def _plant(monkeypatch: pytest.MonkeyPatch, wrong_fold: Callable[..., FoldResult]) -> None:
+    for module in (fold_tier, loader):
+        monkeypatch.setattr(module, "fold", wrong_fold)
+
+
+def _fallbacks(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    return [record for record in records if record["event"] == "parity breach at load: falling back"]
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     (tmp_path / "digits").symlink_to(EXAMPLE_MODELS / "digits")
@@ -37,7 +57,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("factor", [1.001, 0.0, float("nan")])
-def test_a_wrong_fold_is_caught_and_the_unfolded_model_serves(
+def test_a_wrong_site_is_unfolded_and_the_rest_serves_folded(
     repository: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -45,24 +65,66 @@ def test_a_wrong_fold_is_caught_and_the_unfolded_model_serves(
     factor: float,
 ) -> None:
     images, labels = digits
-    monkeypatch.setattr(fold_tier, "fold", _wrong_by(factor))
+    _plant(monkeypatch, _wrong_by(factor))
+    with serving(repository) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        assert client.model_metadata("digits").properties["foldserve.variant"] == "folded"
+        sites = client.fold_report("digits").report.sites
+        assert [site.name for site in sites if site.reason == "excluded"] == [FIRST_SITE]
+        assert sum(site.outcome == "folded" for site in sites) == 3
+        report = client.parity("digits").report
+        assert report.verdict == "within_budget"
+        assert len(report.sites) >= 3
+        assert all(site.within_budget for site in report.sites)
+        assert (client.infer("digits", images).output.argmax(axis=1) == labels).mean() >= 0.98
+    (fallback,) = _fallbacks(capfd)
+    assert (fallback["level"], fallback["candidate"]) == ("error", "folded")
+    assert fallback["wrong_sites"] == [FIRST_SITE]
+    assert "'logits'" in fallback["evidence"]
+    assert "site by site 1 of 5 values are wrong" in fallback["evidence"]
+
+
+def test_a_fold_that_stays_wrong_is_caught_and_the_unfolded_model_serves(
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    digits: tuple[NDArray[np.float32], NDArray[np.int64]],
+) -> None:
+    images, labels = digits
+    _plant(monkeypatch, _wrong_by(1.001, whenever=True))
     with serving(repository) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
         assert client.model_metadata("digits").properties["foldserve.variant"] == "unfolded"
-        report = client.parity("digits").report
-        assert report.verdict == "breach"
-        assert not report.outputs[0].within_budget
+        response = client.parity("digits")
+        assert (response.variant, response.report.verdict) == ("unfolded", "breach")
+        assert not response.report.outputs[0].within_budget
+        assert [site.within_budget for site in response.report.sites].count(False) == 1
         assert (client.infer("digits", images).output.argmax(axis=1) == labels).mean() >= 0.98
-    records = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    fallbacks = [record for record in records if record["event"] == "parity breach at load: falling back"]
-    assert [(fallback["level"], fallback["candidate"]) for fallback in fallbacks] == [("error", "folded")] * 2
-    assert "'logits'" in fallbacks[0]["evidence"]
+    fallbacks = _fallbacks(capfd)
+    assert 2 <= len(fallbacks) <= MOST_UNFOLDINGS + 1
+    assert {fallback["candidate"] for fallback in fallbacks} == {"folded"}
+    assert fallbacks[0]["wrong_sites"] == [FIRST_SITE]
+
+
+def test_a_fault_that_moves_no_answer_is_found(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """So small that the answers stay within their budget; the site does not."""
+    budget = {"relative_l2": 1e-3, "scaled_max": 1e-3}
+    _plant(monkeypatch, _wrong_by(1.001))
+    with serving(repository, parity=budget) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        assert client.parity("digits").report.verdict == "within_budget"
+        assert client.fold_report("digits").report.sites[0].reason == "excluded"
+    (fallback,) = _fallbacks(capfd)
+    assert fallback["evidence"].startswith("every output is within the budget; site by site 1 of 5")
 
 
 def test_a_right_fold_passes_the_same_gate(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold_tier, "fold", _wrong_by(1.0))
+    _plant(monkeypatch, _wrong_by(1.0))
     with serving(repository) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
         assert client.model_metadata("digits").properties["foldserve.variant"] == "folded"
-        assert client.parity("digits").report.verdict == "within_budget"
+        report = client.parity("digits").report
+        assert report.verdict == "within_budget"
+        assert [site.original_value for site in report.sites][-1] == "logits"
+        assert all(site.within_budget and site.relative_l2 < 1e-6 for site in report.sites)
 
 
 def test_a_budget_below_the_noise_is_refused_with_evidence(repository: Path) -> None:

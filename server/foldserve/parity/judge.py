@@ -99,7 +99,7 @@ def settle(judge: Judge, disputes: Sequence[Dispute], names: Sequence[str]) -> J
             original = distance(truth[name], dispute.reference[name])
             candidate = distance(truth[name], dispute.candidate[name])
             errors.setdefault(name, []).append((original, candidate))
-        if not all(_acceptable(*errors[name][-1]) for name in dispute.outputs):
+        if not all(acceptable(*errors[name][-1]) for name in dispute.outputs):
             break
     return JudgeReport(
         breaching_probes=len(disputes),
@@ -116,11 +116,12 @@ def _judged(output: str, errors: Sequence[tuple[Distance, Distance]]) -> JudgedO
         output=output,
         original_error=original.relative_l2,
         candidate_error=candidate.relative_l2,
-        candidate_acceptable=all(_acceptable(*pair) for pair in errors),
+        candidate_acceptable=all(acceptable(*pair) for pair in errors),
     )
 
 
-def _acceptable(original: Distance, candidate: Distance) -> bool:
+def acceptable(original: Distance, candidate: Distance) -> bool:
+    """Whether a candidate's distance from the truth is of the order of the original's own, or less."""
     return (
         math.isfinite(candidate.relative_l2)
         and candidate.relative_l2 <= ACCEPTABLE_RATIO * original.relative_l2

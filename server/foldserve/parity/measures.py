@@ -82,11 +82,16 @@ def _float_distance(reference: NDArray[np.float64], candidate: NDArray[np.float6
         reference, candidate = reference[finite], candidate[finite]
     difference = candidate - reference
     return Distance(
-        _ratio(float(np.linalg.norm(difference)), float(np.linalg.norm(reference))),
+        _ratio(_norm(difference), _norm(reference)),
         _ratio(float(np.abs(difference).max(initial=0)), float(np.abs(reference).max(initial=0))),
         rows=rows,
         agreeing_rows=agreeing,
     )
+
+
+def _norm(values: NDArray[np.float64]) -> float:
+    # Not numpy.linalg.norm: it calls BLAS, whose threads fight with the runtime's.
+    return float(np.sqrt(np.square(values).sum()))
 
 
 def _ratio(error: float, size: float) -> float:

@@ -62,13 +62,13 @@ class SiteParity(_Report):
     """Name of the value in the candidate."""
 
     relative_l2: float
-    """As for an output."""
+    """As for an output, where the candidate computed this value from the original's own values above it."""
 
     scaled_max: float
-    """As for an output."""
+    """As ``relative_l2``."""
 
     within_budget: bool
-    """Whether this value keeps the budget."""
+    """Whether this value keeps the budget, or float64 says that it is as near the truth as the original's."""
 
 
 class ProbesReport(_Report):
@@ -147,7 +147,7 @@ class ParityReport(_Report):
     """The judge's findings; None if it was not needed or there was none."""
 
     sites: tuple[SiteParity, ...] = ()
-    """Fold by fold, in graph order; empty unless asked for."""
+    """Fold by fold and then the outputs, in graph order; empty where they were not compared."""
 
     @property
     def passed(self) -> bool:
@@ -156,5 +156,5 @@ class ParityReport(_Report):
 
     @property
     def first_bad_site(self) -> SiteParity | None:
-        """The first fold site outside the budget; None if there is none, or sites were not compared."""
+        """The first fold site that is wrong; None if there is none, or sites were not compared."""
         return next((site for site in self.sites if not site.within_budget), None)

@@ -1,95 +1,195 @@
-"""Fold by fold: which values of the folded model have left those of the original?
+"""Fold by fold: which values of the folded model are not what they should be, whatever came before them?
 
-The end-to-end gate says that a fold is wrong; this says where. Both models are given the values to compare as
-additional outputs and run without graph optimisation, so that no value disappears.
+The end-to-end gate says that a fold is wrong; this says where, and it sees what the outputs hide: a fault in
+a channel that a Relu silences moves no answer of the probes. The folded model is cut open at the values that
+it has in common with the original, and each part is given the original's own values to work on. So each site
+answers for itself: errors do not add up on the way, and a wrong fold spoils no site but its own. Where a site
+leaves the budget, the same part of the original, in float64, says which of the two is nearer the truth.
+
+Both models run without graph optimisation, so that no value disappears.
 """
 
-import tempfile
-from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
 from foldserve.parity.gate import keeps
+from foldserve.parity.judge import Float64Judge, JudgeFailed, acceptable
 from foldserve.parity.measures import Distance, distance, worst
 from foldserve.parity.precision import model_precision, scaled_budget
 from foldserve.parity.probes import Probe
 from foldserve.parity.report import SiteParity
-from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
-from foldserve.runtime.session import Session
-from foldserve.settings import ParityBudget, ProviderChoice
+from foldserve.parity.sections import computed_values, exposed, given_name, saved, section, unoptimised
+from foldserve.runtime.session import Array, Session
+from foldserve.runtime.tensors import TensorSpec
+from foldserve.settings import ParityBudget
 
-VALUES_PER_RUN = 16
-"""Values fetched at once: all activations of a deep network together need not fit into memory."""
+LARGEST_FETCH_BYTES = 256 * 2**20
+"""About so much is fetched at once: all values of a deep network together need not fit into memory."""
+
+UNKNOWN_VALUE_BYTES = 16 * 2**20
+"""What a value of unknown rank counts."""
+
+JUDGING_S = 60.0
+"""Time for float64, all sites together."""
 
 Pair = tuple[str, str]
 """Name of a value in the original, and of the value in the folded model that equals it."""
 
 
 def compare_sites(
-    original: ir.Model, folded: ir.Model, pairs: Sequence[Pair], probes: Sequence[Probe], budget: ParityBudget
+    original: ir.Model,
+    folded: ir.Model,
+    pairs: Sequence[Pair],
+    probes: Sequence[Probe],
+    budget: ParityBudget,
+    *,
+    judging_s: float = JUDGING_S,
 ) -> tuple[SiteParity, ...]:
     """Compare the values of each pair; the worst of ``probes``, in the order of the original's graph.
 
     The models are not changed. Pairs with a value inside a subgraph (the body of an If or a Loop) are left
     out: it cannot be an output. Limits of ``budget`` left at their defaults are scaled to the coarsest
-    float type among the original's weights. Raises what :class:`OnnxRuntimeSession` raises.
+    float type among the original's weights. Raises what sessions raise.
     """
-    order = {value: index for index, value in enumerate(_values(original))}
-    known = set(_values(folded))
+    order = {name: index for index, name in enumerate(computed_values(original))}
+    known = computed_values(folded)
     chosen = sorted(
-        (pair for pair in pairs if pair[0] in order and pair[1] in known), key=lambda pair: order[pair[0]]
+        (pair for pair in dict.fromkeys(pairs) if pair[0] in order and pair[1] in known),
+        key=lambda pair: order[pair[0]],
     )
-    applied = scaled_budget(budget, model_precision(original))
-    with (
-        tempfile.TemporaryDirectory(prefix="foldserve-sites-") as folder,
-        closing(_session(original, [pair[0] for pair in chosen], Path(folder, "original"))) as reference,
-        closing(_session(folded, [pair[1] for pair in chosen], Path(folder, "folded"))) as candidate,
-    ):
-        groups = [chosen[start : start + VALUES_PER_RUN] for start in range(0, len(chosen), VALUES_PER_RUN)]
+    if not chosen:
+        return ()
+    with unoptimised(exposed(original, [pair[0] for pair in chosen])) as reference:
+        specs = {spec.name: spec for spec in reference.outputs}
+        comparison = _Comparison(
+            original,
+            folded,
+            reference,
+            given_in_original={pair[0]: specs[pair[0]] for pair in chosen},
+            given_in_folded={pair[1]: specs[pair[0]] for pair in chosen},
+            budget=scaled_budget(budget, model_precision(original)),
+            deadline=time.monotonic() + judging_s,
+        )
         return tuple(
-            site for group in groups for site in _compare(reference, candidate, group, probes, applied)
+            site for group in _groups(chosen, specs, probes) for site in comparison.of(group, probes)
         )
 
 
-def _compare(
-    reference: Session,
-    candidate: Session,
-    pairs: Sequence[Pair],
-    probes: Sequence[Probe],
-    budget: ParityBudget,
-) -> list[SiteParity]:
-    distances: list[list[Distance]] = [[] for _ in pairs]
-    for probe in probes:
-        expected = reference.run(probe, [pair[0] for pair in pairs])
-        actual = candidate.run(probe, [pair[1] for pair in pairs])
-        for found, *arrays in zip(distances, expected, actual, strict=True):
-            found.append(distance(*arrays))
-    return [_site(pair, worst(found), budget) for pair, found in zip(pairs, distances, strict=True)]
+class _Comparison:
+    """Two models that are cut open at the same values."""
+
+    def __init__(
+        self,
+        original: ir.Model,
+        folded: ir.Model,
+        reference: Session,
+        *,
+        given_in_original: Mapping[str, TensorSpec],
+        given_in_folded: Mapping[str, TensorSpec],
+        budget: ParityBudget,
+        deadline: float,
+    ) -> None:
+        self._original = original
+        self._folded = folded
+        self._reference = reference
+        self._given_in_original = given_in_original
+        self._given_in_folded = given_in_folded
+        self._budget = budget
+        self._deadline = deadline
+
+    def of(self, pairs: Sequence[Pair], probes: Sequence[Probe]) -> Iterator[SiteParity]:
+        """Some of the pairs, on all of the probes."""
+        distances: dict[Pair, list[Distance]] = {pair: [] for pair in pairs}
+        wrong: set[Pair] = set()
+        names = list(dict.fromkeys(pair[1] for pair in pairs))
+        part = section(self._folded, names, self._given_in_folded)
+        needed = self._needed(pairs, part)
+        with unoptimised(part) as candidate:
+            for probe in probes:
+                expected = dict(zip(needed, self._reference.run(probe, needed), strict=True))
+                feed = {**probe, **{given_name(name): array for name, array in expected.items()}}
+                inputs = {spec.name: feed[spec.name] for spec in candidate.inputs}
+                actual = dict(zip(names, candidate.run(inputs, names), strict=True))
+                for pair in pairs:
+                    distances[pair].append(distance(expected[pair[0]], actual[pair[1]]))
+                disputed = [pair for pair in pairs if not keeps(self._budget, distances[pair][-1])]
+                if disputed:
+                    wrong |= self._wrong(disputed, feed, expected, actual)
+        for pair, found in distances.items():
+            yield _site(pair, worst(found), right=pair not in wrong)
+
+    def _needed(self, pairs: Sequence[Pair], part: ir.Model) -> list[str]:
+        """The original's values that are compared, or read by a part of either model."""
+        originals = [pair[0] for pair in pairs]
+        judged = section(self._original, originals, self._given_in_original)
+        read = {value.name for model in (part, judged) for value in model.graph.inputs}
+        return [name for name in self._given_in_original if name in originals or given_name(name) in read]
+
+    def _wrong(
+        self,
+        disputed: Collection[Pair],
+        feed: Probe,
+        expected: Mapping[str, Array],
+        actual: Mapping[str, Array],
+    ) -> set[Pair]:
+        """The pairs for which float64 does not say that the folded model's value is as good as the other."""
+        names = list(dict.fromkeys(pair[0] for pair in disputed))
+        part = section(self._original, names, self._given_in_original)
+        read = {value.name for value in part.graph.inputs}
+        inputs = {name: array for name, array in feed.items() if name in read}
+        with saved(part) as file:
+            judge = Float64Judge(file, time_limit_s=self._deadline - time.monotonic())
+            try:
+                truth = dict(zip(names, judge.truth(inputs), strict=True))
+            except JudgeFailed:
+                return set(disputed)
+        return {
+            pair
+            for pair in disputed
+            if not acceptable(
+                distance(truth[pair[0]], expected[pair[0]]), distance(truth[pair[0]], actual[pair[1]])
+            )
+        }
 
 
-def _site(pair: Pair, measured: Distance, budget: ParityBudget) -> SiteParity:
+def _site(pair: Pair, measured: Distance, *, right: bool) -> SiteParity:
     return SiteParity(
         original_value=pair[0],
         candidate_value=pair[1],
         relative_l2=measured.relative_l2,
         scaled_max=measured.scaled_max,
-        within_budget=keeps(budget, measured),
+        within_budget=right,
     )
 
 
-def _session(model: ir.Model, names: Sequence[str], folder: Path) -> Session:
-    """The model, unoptimised, with the named values as additional outputs."""
-    exposed = model.clone()
-    outputs = {value.name for value in exposed.graph.outputs}
-    values = _values(exposed)
-    exposed.graph.outputs.extend(values[name] for name in dict.fromkeys(names) if name not in outputs)
-    folder.mkdir()
-    ir.save(exposed, folder / "model.onnx", external_data="weights")
-    return OnnxRuntimeSession(folder / "model.onnx", provider=ProviderChoice.CPU, optimise=False)
+def _groups(
+    pairs: Sequence[Pair], specs: Mapping[str, TensorSpec], probes: Sequence[Probe]
+) -> Iterator[list[Pair]]:
+    """Neighbouring pairs whose values can be fetched together."""
+    group: list[Pair] = []
+    taken = 0
+    for pair in pairs:
+        size = max((_bytes(specs[pair[0]], probe) for probe in probes), default=0)
+        if group and taken + size > LARGEST_FETCH_BYTES:
+            yield group
+            group, taken = [], 0
+        group.append(pair)
+        taken += size
+    if group:
+        yield group
 
 
-def _values(model: ir.Model) -> dict[str, ir.Value]:
-    """Everything that a node of the main graph computes, by name, in the graph's order."""
-    return {value.name: value for node in model.graph for value in node.outputs if value.name}
+def _bytes(spec: TensorSpec, probe: Probe) -> int:
+    """About the size of a value: dynamic dimensions are the batch, or as large as the largest input's."""
+    if spec.shape is None:
+        return UNKNOWN_VALUE_BYTES
+    shapes = [array.shape for array in probe.values() if array.shape]
+    rows = max((shape[0] for shape in shapes), default=1)
+    largest = max((max(shape[1:], default=1) for shape in shapes), default=1)
+    dims = (
+        dim if isinstance(dim, int) else rows if axis == 0 else largest for axis, dim in enumerate(spec.shape)
+    )
+    return math.prod(dims) * spec.dtype.itemsize

@@ -1,19 +1,22 @@
 """Which form of a model serves: the first whose answers are proven near enough to the reference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import onnx_ir as ir
 
 from foldserve.folding import FoldReport
 from foldserve.observability.logging import get_logger
 from foldserve.parity.gate import prove
 from foldserve.parity.judge import Judge
+from foldserve.parity.precision import model_precision
 from foldserve.parity.probes import ProbeSet
+from foldserve.parity.proof import Fold, prove_fold
 from foldserve.parity.report import ParityReport
-from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
+from foldserve.runtime.onnxruntime_session import UNSOUND_OPTIMISERS, OnnxRuntimeSession
 from foldserve.runtime.session import Session
+from foldserve.serving.ladder import Attempt, Finding, Form, Optimisation, next_attempt
 from foldserve.serving.servable import Variant
 from foldserve.settings import ParityBudget, ProviderChoice
 
@@ -24,33 +27,23 @@ log = get_logger()
 class Candidate:
     """One form of the model that might serve."""
 
-    variant: Variant
+    form: Form
+    model: ir.Model
     source: Path | bytes
+    """``model`` as sessions take it."""
+
     fold_report: FoldReport
     """What folding did; for the unfolded form, what it would have done."""
-
-    optimise: bool = True
-    disabled_optimisers: tuple[str, ...] = ()
-    """Optimisations of the runtime that are left out, because they may change answers."""
-
-    @property
-    def tier(self) -> int:
-        """The highest tier that folding used."""
-        return max((site.tier or 0 for site in self.fold_report.sites), default=0)
-
-    @property
-    def optimisation(self) -> str:
-        """What the runtime may do to the graph, in a word or two."""
-        if not self.optimise:
-            return "off"
-        return f"without {', '.join(self.disabled_optimisers)}" if self.disabled_optimisers else "all"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The form that serves, its session and its proof; the fold's failed proof where it does not serve."""
+    """What serves, and its proof; the first fold's failed proof where no fold serves."""
 
     candidate: Candidate
+    optimisation: str
+    """What the runtime may do to the graph, in a word or two."""
+
     session: Session
     parity_report: ParityReport
 
@@ -59,40 +52,84 @@ class Choice:
 class Proof:
     """What candidates are measured by."""
 
+    original: ir.Model
     reference: Session
     probes: ProbeSet
     budget: ParityBudget
     judge: Judge
-    precision: np.dtype[np.generic]
+
+    def of(self, candidate: Candidate, session: Session) -> ParityReport:
+        """Prove a candidate that runs in ``session``; a folded one site by site, too."""
+        if candidate.form.variant is Variant.UNFOLDED:
+            precision = model_precision(self.original)
+            return prove(self.reference, session, self.probes, self.budget, self.judge, precision=precision)
+        sites = candidate.fold_report.sites
+        pairs = [(pair.original, pair.folded) for site in sites for pair in site.pairs]
+        fold = Fold(self.original, candidate.model, pairs)
+        return prove_fold(fold, self.reference, session, self.probes, budget=self.budget, judge=self.judge)
 
 
-def choose(name: str, candidates: Sequence[Candidate], proof: Proof, provider: ProviderChoice) -> Choice:
-    """Try the candidates in order of preference; the last serves whatever its parity, for it is the original.
+def choose(
+    name: str,
+    preferred: Candidate,
+    build: Callable[[Form], Candidate],
+    proof: Proof,
+    provider: ProviderChoice,
+) -> Choice:
+    """Try ``preferred``, then what :func:`next_attempt` says; ``build`` makes other forms of the model.
 
-    A candidate that fails its proof is logged with the evidence. Raises what creating a session raises.
+    A candidate that fails its proof is logged with the evidence. Raises what ``build`` and creating a session
+    raise.
     """
-    first_report: ParityReport | None = None
-    for candidate in candidates:
-        session = OnnxRuntimeSession(
-            candidate.source,
-            provider=provider,
-            optimise=candidate.optimise,
-            disabled_optimisers=candidate.disabled_optimisers,
-            name=name,
-        )
-        report = prove(
-            proof.reference, session, proof.probes, proof.budget, proof.judge, precision=proof.precision
-        )
-        first_report = first_report or report
-        if report.passed or candidate is candidates[-1]:
-            folded = candidate.variant is Variant.FOLDED
-            return Choice(candidate, session, report if folded else first_report)
+    findings: list[Finding] = []
+    reports: list[ParityReport] = []
+    candidate, attempt = preferred, Attempt(preferred.form)
+    while True:
+        session = _session(candidate.source, attempt.optimisation, provider, name)
+        report = proof.of(candidate, session)
+        wrong = wrong_sites(report, candidate.fold_report)
+        findings.append(Finding(attempt, report.passed, frozenset(wrong)))
+        reports.append(report)
+        following = next_attempt(findings)
+        if following is None:
+            folded = candidate.form.variant is Variant.FOLDED
+            return Choice(candidate, _words(attempt.optimisation), session, report if folded else reports[0])
         session.close()
         log.error(
             "parity breach at load: falling back",
             model=name,
-            candidate=candidate.variant,
-            optimisation=candidate.optimisation,
+            candidate=candidate.form.variant,
+            optimisation=_words(attempt.optimisation),
             evidence=report.explanation,
+            wrong_sites=wrong,
         )
-    raise AssertionError("there is always a candidate")
+        if following.form != candidate.form:
+            candidate = build(following.form)
+        attempt = following
+
+
+def wrong_sites(report: ParityReport, fold_report: FoldReport) -> list[str]:
+    """Names of the folded sites around which a value is wrong, in the order of the graph."""
+    wrong = {(site.original_value, site.candidate_value) for site in report.sites if not site.within_budget}
+    return [
+        site.name
+        for site in fold_report.sites
+        if any((pair.original, pair.folded) in wrong for pair in site.pairs)
+    ]
+
+
+def _session(
+    source: Path | bytes, optimisation: Optimisation, provider: ProviderChoice, name: str
+) -> Session:
+    return OnnxRuntimeSession(
+        source,
+        provider=provider,
+        optimise=optimisation is not Optimisation.OFF,
+        disabled_optimisers=UNSOUND_OPTIMISERS if optimisation is Optimisation.SOUND else (),
+        name=name,
+    )
+
+
+def _words(optimisation: Optimisation) -> str:
+    """As metadata and log lines have it: with the names of what is left out."""
+    return f"without {', '.join(UNSOUND_OPTIMISERS)}" if optimisation is Optimisation.SOUND else optimisation

@@ -4,21 +4,20 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from foldserve.errors import ExecutionFailed
-from foldserve.folding import FoldResult
+from foldserve.folding import FoldResult, fold
 from foldserve.observability.logging import get_logger
 from foldserve.parity.judge import Float64Judge
-from foldserve.parity.precision import model_precision
 from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
-from foldserve.runtime.onnxruntime_session import UNSOUND_OPTIMISERS, OnnxRuntimeSession
+from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Session
 from foldserve.serving.batchability import rows_are_independent
 from foldserve.serving.batcher import Batcher, rows_of
 from foldserve.serving.choice import Candidate, Proof, choose
-from foldserve.serving.fold_tier import fastest, folded_forms, median_seconds
+from foldserve.serving.fold_tier import ALWAYS, fastest, folded_forms, median_seconds
+from foldserve.serving.ladder import UNFOLDED, Form
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.model_file import onnx_file, read_model, written_model
 from foldserve.serving.repository import ModelVersion
@@ -50,21 +49,21 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
             reference = _reference(file, name)
         with closing(reference):
             with stage(State.FOLDING):
+                lowest = min(ALWAYS, settings.max_fold_tier)
                 forms = folded_forms(original, settings.max_fold_tier)
-                folded = [_written(form, Path(scratch) / str(index)) for index, form in enumerate(forms)]
+                folded = [_folded(form, max(lowest, _tier(form)), scratch) for form in forms]
             with stage(State.PROVING):
                 probes = _probes(source, reference)
-                proof = Proof(
-                    reference, probes, settings.parity, Float64Judge(file), model_precision(original)
-                )
+                proof = Proof(original, reference, probes, settings.parity, Float64Judge(file))
+
+                def build(form: Form) -> Candidate:
+                    if form == UNFOLDED:
+                        return Candidate(form, original, file, folded[0].fold_report)
+                    result = fold(original, max_tier=form.tier, keep=form.kept)
+                    return _folded(result, form.tier, scratch, form.kept)
+
                 best = _fastest(folded, probes, settings.provider, name)
-                candidates = (
-                    *([best] if best is folded[0] else [best, folded[0]]),
-                    replace(folded[0], disabled_optimisers=UNSOUND_OPTIMISERS),
-                    Candidate(Variant.UNFOLDED, file, folded[0].fold_report),
-                    Candidate(Variant.UNFOLDED, file, folded[0].fold_report, optimise=False),
-                )
-                choice = choose(name, candidates, proof, settings.provider)
+                choice = choose(name, best, build, proof, settings.provider)
             with stage(State.WARMING):
                 taken = [probe for probe in probes.probes if _seconds(choice.session, probe) is not None]
                 reference_seconds = [_seconds(reference, probe) for probe in taken]
@@ -72,8 +71,8 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
                     choice.session, max(taken, key=rows_of), choice.parity_report.budget
                 )
     provenance = Provenance(
-        variant=choice.candidate.variant,
-        optimisation=choice.candidate.optimisation,
+        variant=choice.candidate.form.variant,
+        optimisation=choice.optimisation,
         requested_provider=settings.provider,
         fold_report=choice.candidate.fold_report,
         parity_report=choice.parity_report,
@@ -90,9 +89,15 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
     return Servable(source.name, source.version, choice.session, provenance, batcher)
 
 
-def _written(form: FoldResult, folder: Path) -> Candidate:
-    written = written_model(form.model, folder, form.report.initializer_bytes_after)
-    return Candidate(Variant.FOLDED, written, form.report)
+def _folded(result: FoldResult, tier: int, scratch: str, kept: frozenset[str] = frozenset()) -> Candidate:
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    source = written_model(result.model, folder, result.report.initializer_bytes_after)
+    return Candidate(Form(Variant.FOLDED, tier, kept), result.model, source, result.report)
+
+
+def _tier(form: FoldResult) -> int:
+    """The highest tier that folding used."""
+    return max((site.tier or 0 for site in form.report.sites), default=0)
 
 
 def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderChoice, name: str) -> Candidate:
@@ -113,9 +118,9 @@ def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderCh
         "fold tiers measured",
         model=name,
         milliseconds={
-            str(form.tier): round(spent * 1e3, 3) for form, spent in zip(folded, seconds, strict=True)
+            str(one.form.tier): round(spent * 1e3, 3) for one, spent in zip(folded, seconds, strict=True)
         },
-        chosen=best.tier,
+        chosen=best.form.tier,
     )
     return best
 

@@ -1,13 +1,17 @@
-"""Fold by fold: the first wrong one is named."""
+"""Fold by fold: the wrong one is named, and no other."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from foldserve.folding import fold
+from foldserve.parity import sites as sites_module
+from foldserve.parity.measures import distance
 from foldserve.parity.probes import Probe
-from foldserve.parity.sites import VALUES_PER_RUN, Pair, compare_sites
+from foldserve.parity.sites import Pair, compare_sites
 from foldserve.settings import ParityBudget
 from unit.parity import networks
 from unit.parity.networks import PLANTS, Layer
@@ -41,10 +45,41 @@ def test_every_site_of_a_right_fold_is_within_the_budget() -> None:
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 @pytest.mark.parametrize("wrong", [1, 3])
-def test_the_first_bad_site_is_the_wrong_fold(plant: Callable[[Layer], Layer], wrong: int) -> None:
+def test_a_wrong_fold_spoils_its_own_site_and_no_other(plant: Callable[[Layer], Layer], wrong: int) -> None:
     folded = ir_model(networks.folded(NETWORK, plant, site=wrong))
     sites = compare_sites(ORIGINAL, folded, PAIRS, [probe()], ParityBudget())
-    assert [site.within_budget for site in sites[:wrong]] == [True] * (wrong - 1) + [False]
+    assert [site.within_budget for site in sites] == [index != wrong for index in range(1, 5)]
+
+
+def test_a_fault_that_no_output_shows_is_seen() -> None:
+    """Ahead of the Relu: the channel is dead on every probe."""
+    first = NETWORK[0]
+    beta = first.beta.copy()
+    beta[3] = -8
+    network = [replace(first, beta=beta), *NETWORK[1:]]
+    original, wrong = networks.original(network), networks.folded(network, networks.scaled_channel)
+    expected, actual = (networks.session(source).run(probe())[0] for source in (original, wrong))
+    assert distance(expected, actual).relative_l2 < 1e-6
+    sites = compare_sites(ir_model(original), ir_model(wrong), PAIRS, [probe()], ParityBudget())
+    assert [site.within_budget for site in sites] == [False, True, True, True]
+
+
+def test_float64_tells_an_inaccurate_original_from_a_wrong_fold() -> None:
+    network = networks.cancelling(NETWORK)
+    original, right = ir_model(networks.original(network)), ir_model(networks.folded(network))
+    sites = compare_sites(original, right, PAIRS, [probe()], ParityBudget())
+    assert [site.within_budget for site in sites] == [True] * 4
+    assert [site.relative_l2 > ParityBudget().relative_l2 for site in sites] == [True, False, False, False]
+    wrong = ir_model(networks.folded(network, networks.wrong_axis, site=1))
+    sites = compare_sites(original, wrong, PAIRS, [probe()], ParityBudget())
+    assert [site.within_budget for site in sites] == [False, True, True, True]
+
+
+def test_a_site_that_is_not_judged_in_time_is_not_right() -> None:
+    network = networks.cancelling(NETWORK)
+    original, right = ir_model(networks.original(network)), ir_model(networks.folded(network))
+    sites = compare_sites(original, right, PAIRS, [probe()], ParityBudget(), judging_s=0)
+    assert [site.within_budget for site in sites] == [False, True, True, True]
 
 
 def test_any_probe_can_show_it() -> None:
@@ -72,13 +107,57 @@ def test_values_that_are_not_there_are_left_out() -> None:
     assert compare_sites(ORIGINAL, ORIGINAL, [], [probe()], ParityBudget()) == ()
 
 
-def test_more_sites_than_are_fetched_at_once() -> None:
-    depth = VALUES_PER_RUN + 3
-    deep = ir_model(networks.original(networks.layers(depth=depth)))
-    pairs = [(f"n{index}", f"n{index}") for index in range(1, depth + 1)]
-    sites = compare_sites(deep, deep, pairs, [probe()], ParityBudget())
-    assert [site.original_value for site in sites] == [pair[0] for pair in pairs]
-    assert all(site.relative_l2 == 0 for site in sites)
+@pytest.mark.parametrize("values_at_once", [1, 3, 100])
+def test_values_are_fetched_in_groups(monkeypatch: pytest.MonkeyPatch, values_at_once: int) -> None:
+    value_bytes = 2 * networks.CHANNELS * networks.SIZE * networks.SIZE * 4
+    monkeypatch.setattr(sites_module, "LARGEST_FETCH_BYTES", values_at_once * value_bytes)
+    folded = ir_model(networks.folded(NETWORK, networks.wrong_epsilon, site=2))
+    sites = compare_sites(ORIGINAL, folded, PAIRS, [probe(2)], ParityBudget())
+    assert [(site.original_value, site.within_budget) for site in sites] == [
+        ("n1", True),
+        ("n2", False),
+        ("n3", True),
+        ("n4", True),
+    ]
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+def test_pairs_of_our_own_fold_in_every_tier(tier: int) -> None:
+    """BatchNorm ahead of Relu and convolution, in a residual block: each tier folds more of it."""
+    original = ir_model(preactivated())
+    result = fold(original, max_tier=tier)
+    pairs = [(pair.original, pair.folded) for site in result.report.sites for pair in site.pairs]
+    found = compare_sites(original, result.model, [*pairs, ("y", "y")], [probe()], ParityBudget())
+    assert found
+    assert all(site.within_budget and site.relative_l2 < 2e-6 for site in found)
+    convolution = next(node for node in result.model.graph if node.op_type == "Conv")
+    weight = convolution.inputs[1]
+    assert weight is not None
+    assert weight.const_value is not None
+    weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.001), name=weight.name)
+    found = compare_sites(original, result.model, [*pairs, ("y", "y")], [probe()], ParityBudget())
+    assert not all(site.within_budget for site in found)
+
+
+def preactivated() -> bytes:
+    """x + Conv(Relu(BN(Conv(Relu(BN(x)))))), then BN."""
+    generator = np.random.default_rng(5)
+    weights = {}
+    lines = []
+    value = "x"
+    for index in (1, 2, 3):
+        for name, low in (("gamma", 0.5), ("beta", -1), ("mean", -1), ("variance", 0.5)):
+            weights[f"{name}{index}"] = generator.uniform(low, 1.5, networks.CHANNELS).astype(np.float32)
+        statistics = ", ".join(f"{name}{index}" for name in ("gamma", "beta", "mean", "variance"))
+        if index < 3:
+            shape = (networks.CHANNELS, networks.CHANNELS, 1, 1)
+            weights[f"w{index}"] = (0.4 * generator.standard_normal(shape)).astype(np.float32)
+            lines.append(f"n{index} = BatchNormalization({value}, {statistics})  r{index} = Relu(n{index})")
+            lines.append(f"c{index} = Conv(r{index}, w{index})")
+            value = f"c{index}"
+    lines.append(f"s = Add(x, c2)  y = BatchNormalization(s, {statistics})")
+    image = f"float[n, {networks.CHANNELS}, {networks.SIZE}, {networks.SIZE}]"
+    return networks.model(f"g ({image} x) => ({image} y) {{ {' '.join(lines)} }}", weights=weights)
 
 
 def test_the_models_are_not_changed() -> None:
