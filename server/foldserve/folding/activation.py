@@ -120,7 +120,7 @@ def _clipped(front: Front, bounds: Affine | None, step: Step) -> Answer:
         constant = front.constant(index)
         if constant is None and name not in front.node.attributes:
             continue
-        old = float(constant.exact()) if constant is not None else front.node.attributes.get_float(name)
+        old = float(constant.exact()) if constant is not None else front.number(name, 0.0)
         new = np.unique(bounds.scale * old + bounds.shift)
         if new.size > 1:
             return front.refuse(Reason.CHANNELS, "has one bound for all channels")

@@ -111,7 +111,7 @@ def gemm_down(front: Front) -> Answer:
     scale, shift = vectors
     added = np.zeros(weight.shape[1 - axis])
     if front.affine.has_shift:
-        alpha = front.node.attributes.get_float("alpha", 1.0)
+        alpha = front.number("alpha", 1.0)
         added = alpha * np.tensordot(shift, weight.exact(), axes=(0, axis))
     return _absorbed_by_gemm(front, weight, along(scale, axis, weight), np.ones_like(added), added)
 
@@ -197,7 +197,7 @@ def _absorbed_by_gemm(
 ) -> Step | Refusal:
     """The step of a Gemm: B times ``factor``, and β′·C′ = scale·β·C + shift."""
     scaled = weight.scaled(factor)
-    beta = front.node.attributes.get_float("beta", 1.0)
+    beta = front.number("beta", 1.0)
     if front.has_input(2) and beta != 0:
         if (old := front.constant(2)) is None:
             return front.runtime_weight()

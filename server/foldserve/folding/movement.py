@@ -200,7 +200,7 @@ def _padded(front: Front, filled: Affine | None, step: Step) -> Answer:
     if front.is_computed(2):
         return front.runtime_weight()
     stored = front.constant(2)
-    old = float(stored.exact()) if stored is not None else front.node.attributes.get_float("value", 0.0)
+    old = float(stored.exact()) if stored is not None else front.number("value", 0.0)
     new = np.unique(filled.scale * old + filled.shift)
     if new.size > 1:
         return front.refuse(Reason.PADDING, "pads with one number, and every channel would need its own")

@@ -51,7 +51,7 @@ def batch_norm_down(front: Front) -> Answer:
     if (own := _along_scale(front, scale)) is None:
         return front.not_per_channel()
     s, t = own
-    deviation = np.sqrt(variance.exact() + front.node.attributes.get_float("epsilon", EPSILON))
+    deviation = np.sqrt(variance.exact() + front.number("epsilon", EPSILON))
     shifted = scale.exact() * (t - mean.exact()) / deviation + bias.exact()
     return Step(
         constants={
@@ -77,7 +77,7 @@ def instance_norm_down(front: Front) -> Answer:
         return front.refuse(
             Reason.CHANNELS, "has one epsilon for all channels, and so takes one scale for all"
         )
-    epsilon = front.node.attributes.get_float("epsilon", EPSILON) / float(magnitude[0]) ** 2
+    epsilon = front.number("epsilon", EPSILON) / float(magnitude[0]) ** 2
     return Step(constants={1: scale.scaled(np.sign(vectors[0]))}, attributes={"epsilon": epsilon})
 
 

@@ -119,7 +119,7 @@ class Planner:
 
 
 class _View:
-    """The constant operands as they stand after the steps that a plan has taken."""
+    """Operands and attributes as they stand after the steps that a plan has taken."""
 
     def __init__(self, constants: Constants, plan: Plan) -> None:
         self._constants = constants
@@ -133,6 +133,15 @@ class _View:
         if (node, index) in self._plan.operands:
             return self._plan.operands[node, index]
         return self._constants.operand(node, index)
+
+    def has_input(self, node: ir.Node, index: int) -> bool:
+        if (node, index) in self._plan.operands:
+            return self._plan.operands[node, index] is not None
+        return index < len(node.inputs) and node.inputs[index] is not None
+
+    def number(self, node: ir.Node, attribute: str, default: float) -> float:
+        known = self._plan.attributes.get((node, attribute))
+        return node.attributes.get_float(attribute, default) if known is None else float(known)
 
 
 def _choices(site: Site, max_tier: int) -> Iterator[tuple[Plan, Affine, Affine]]:

@@ -81,7 +81,7 @@ Answer = Step | Refusal | tuple[Step, ...]
 
 
 class View(Protocol):
-    """What a rule may look at: constant operands, as they stand after the steps taken so far."""
+    """What a rule may look at: operands and attributes, as they stand after the steps taken so far."""
 
     @property
     def opset(self) -> int:
@@ -89,6 +89,12 @@ class View(Protocol):
 
     def constant(self, node: ir.Node, index: int) -> Constant | None:
         """The constant operand at ``index``; None where there is none, or where it is not constant."""
+
+    def has_input(self, node: ir.Node, index: int) -> bool:
+        """Whether the optional input ``index`` is given."""
+
+    def number(self, node: ir.Node, attribute: str, default: float) -> float:
+        """The value of a floating-point attribute."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,11 @@ class Front:
 
     def has_input(self, index: int) -> bool:
         """Whether the optional input ``index`` is given."""
-        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+        return self.view.has_input(self.node, index)
+
+    def number(self, attribute: str, default: float) -> float:
+        """The value of a floating-point attribute."""
+        return self.view.number(self.node, attribute, default)
 
     def is_computed(self, index: int) -> bool:
         """Whether the input ``index`` is given, but is not constant."""

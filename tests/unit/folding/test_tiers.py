@@ -154,3 +154,27 @@ def test_no_site_is_folded_in_a_higher_tier_than_it_needs() -> None:
     y = graph.op("Relu", graph.batch_norm(graph.conv(graph.input("N", 3, 6, 6), 3, 5), 5))
     graph.output(graph.batch_norm(graph.conv(y, 5, 4), 4))
     assert tiers(graph, 3) == [0, 0]
+
+
+@pytest.mark.parametrize("c", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 1.5])
+def test_an_operator_that_changes_on_both_sides(c: bool, beta: float) -> None:
+    """The Gemm of a residual sum makes up for its input and makes a new output, in one plan."""
+    graph = Graph()
+    x = graph.op("Gemm", graph.input("N", 3), graph.random(3, 4), graph.random(4))
+    operands = [x, graph.random(4, 4), *([graph.random(4)] if c else [])]
+    y = graph.op("Gemm", *operands, beta=beta)
+    # Relu keeps the shift from y, so x takes it, and the Gemm is asked about its input first.
+    graph.output(graph.op("Gemm", graph.op("Relu", y), graph.random(4, 2)))
+    graph.output(graph.op("Sigmoid", graph.batch_norm(graph.op("Add", y, x), 4, positive=True)))
+    assert_exact(graph, folded=1, max_tier=2)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_convolution_that_changes_on_both_sides(bias: bool) -> None:
+    graph = Graph()
+    x = graph.conv(graph.input("N", 3, 5, 5), 3, 4)
+    y = graph.conv(x, 4, 4, kernel=(1, 1), bias=bias)
+    graph.output(graph.conv(graph.op("Relu", y), 4, 2))
+    graph.output(graph.op("Sigmoid", graph.batch_norm(graph.op("Add", y, x), 4, positive=True)))
+    assert_exact(graph, folded=1, max_tier=2)
