@@ -87,6 +87,13 @@ def parity(response: fold_pb.GetParityResponse) -> RenderableType:
         "budget": f"relative L2 {budget.relative_l2:g}, scaled max {budget.scaled_max:g}",
         "probes": f"{len(report.probes.shapes)} {report.probes.source}",
     }
+    if report.sites:
+        worst = max(report.sites, key=lambda site: site.relative_l2)
+        wrong = sum(not site.within_budget for site in report.sites)
+        facts["site by site"] = (
+            f"{len(report.sites)} values compared, {wrong} wrong, the farthest is '{worst.original_value}' "
+            f"(relative L2 {worst.relative_l2:.2e})"
+        )
     return Group(_facts(facts), outputs)
 
 

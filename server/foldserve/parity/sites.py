@@ -12,6 +12,7 @@ Both models run without graph optimisation, so that no value disappears.
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -78,72 +79,61 @@ def compare_sites(
         )
 
 
+@dataclass(frozen=True)
 class _Comparison:
     """Two models that are cut open at the same values."""
 
-    def __init__(
-        self,
-        original: ir.Model,
-        folded: ir.Model,
-        reference: Session,
-        *,
-        given_in_original: Mapping[str, TensorSpec],
-        given_in_folded: Mapping[str, TensorSpec],
-        budget: ParityBudget,
-        deadline: float,
-    ) -> None:
-        self._original = original
-        self._folded = folded
-        self._reference = reference
-        self._given_in_original = given_in_original
-        self._given_in_folded = given_in_folded
-        self._budget = budget
-        self._deadline = deadline
+    original: ir.Model
+    folded: ir.Model
+    reference: Session
+    given_in_original: Mapping[str, TensorSpec]
+    """By the name of a value: what stands for it in a section."""
+
+    given_in_folded: Mapping[str, TensorSpec]
+    budget: ParityBudget
+    deadline: float
+    """When the time for float64 is over, as time.monotonic() has it."""
 
     def of(self, pairs: Sequence[Pair], probes: Sequence[Probe]) -> Iterator[SiteParity]:
         """Some of the pairs, on all of the probes."""
         distances: dict[Pair, list[Distance]] = {pair: [] for pair in pairs}
         wrong: set[Pair] = set()
         names = list(dict.fromkeys(pair[1] for pair in pairs))
-        part = section(self._folded, names, self._given_in_folded)
-        needed = self._needed(pairs, part)
+        part = section(self.folded, names, self.given_in_folded)
+        originals = self._given_in([pair[0] for pair in pairs], part)
         with unoptimised(part) as candidate:
             for probe in probes:
-                expected = dict(zip(needed, self._reference.run(probe, needed), strict=True))
-                feed = {**probe, **{given_name(name): array for name, array in expected.items()}}
-                inputs = {spec.name: feed[spec.name] for spec in candidate.inputs}
-                actual = dict(zip(names, candidate.run(inputs, names), strict=True))
+                expected = dict(zip(originals, self.reference.run(probe, originals), strict=True))
+                actual = dict(zip(names, candidate.run(_feed(part, probe, expected), names), strict=True))
                 for pair in pairs:
                     distances[pair].append(distance(expected[pair[0]], actual[pair[1]]))
-                disputed = [pair for pair in pairs if not keeps(self._budget, distances[pair][-1])]
+                disputed = [pair for pair in pairs if not keeps(self.budget, distances[pair][-1])]
                 if disputed:
-                    wrong |= self._wrong(disputed, feed, expected, actual)
+                    wrong |= self._wrong(disputed, probe, expected, actual)
         for pair, found in distances.items():
             yield _site(pair, worst(found), right=pair not in wrong)
 
-    def _needed(self, pairs: Sequence[Pair], part: ir.Model) -> list[str]:
-        """The original's values that are compared, or read by a part of either model."""
-        originals = [pair[0] for pair in pairs]
-        judged = section(self._original, originals, self._given_in_original)
-        read = {value.name for model in (part, judged) for value in model.graph.inputs}
-        return [name for name in self._given_in_original if name in originals or given_name(name) in read]
+    def _given_in(self, names: Collection[str], part: ir.Model) -> list[str]:
+        """The original's values ``names``, and those that ``part`` reads."""
+        read = {value.name for value in part.graph.inputs}
+        return [name for name in self.given_in_original if name in names or given_name(name) in read]
 
     def _wrong(
         self,
         disputed: Collection[Pair],
-        feed: Probe,
+        probe: Probe,
         expected: Mapping[str, Array],
         actual: Mapping[str, Array],
     ) -> set[Pair]:
         """The pairs for which float64 does not say that the folded model's value is as good as the other."""
         names = list(dict.fromkeys(pair[0] for pair in disputed))
-        part = section(self._original, names, self._given_in_original)
-        read = {value.name for value in part.graph.inputs}
-        inputs = {name: array for name, array in feed.items() if name in read}
+        part = section(self.original, names, self.given_in_original)
+        read = self._given_in((), part)
+        given = dict(zip(read, self.reference.run(probe, read), strict=True)) if read else {}
         with saved(part) as file:
-            judge = Float64Judge(file, time_limit_s=self._deadline - time.monotonic())
+            judge = Float64Judge(file, time_limit_s=self.deadline - time.monotonic())
             try:
-                truth = dict(zip(names, judge.truth(inputs), strict=True))
+                truth = dict(zip(names, judge.truth(_feed(part, probe, given)), strict=True))
             except JudgeFailed:
                 return set(disputed)
         return {
@@ -153,6 +143,13 @@ class _Comparison:
                 distance(truth[pair[0]], expected[pair[0]]), distance(truth[pair[0]], actual[pair[1]])
             )
         }
+
+
+def _feed(part: ir.Model, probe: Probe, given: Mapping[str, Array]) -> Probe:
+    """What a section reads: inputs of the model, and values of the original."""
+    known = {**probe, **{given_name(name): array for name, array in given.items()}}
+    read = {value.name for value in part.graph.inputs}
+    return {name: array for name, array in known.items() if name in read}
 
 
 def _site(pair: Pair, measured: Distance, *, right: bool) -> SiteParity:

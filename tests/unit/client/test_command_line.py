@@ -103,6 +103,8 @@ def test_report_shows_folds_biases_and_parity(address: str) -> None:
         "CPUExecutionProvider (asked for auto)",
         "absorbed",
         "within_budget",
+        "2 values compared, 0 wrong",
+        "'conv2'",
         "1.50e-07",
         "100.00%",
     ):

@@ -174,3 +174,32 @@ def test_half_precision_has_a_budget_of_its_own() -> None:
     assert all(site.within_budget for site in compare_sites(original, right, PAIRS, [half], ParityBudget()))
     wrong = ir_model(networks.folded(network, networks.wrong_axis))
     assert not compare_sites(original, wrong, PAIRS, [half], ParityBudget())[0].within_budget
+
+
+def test_a_value_read_inside_a_body_and_a_constant_that_callers_may_override() -> None:
+    def source(factor: float) -> ir.Model:
+        parsed = onnx.load_from_string(
+            networks.model(
+                """g (float[n, 4] x, float[1] k) => (float[n, 4] y) {
+                    a = Mul(x, f)
+                    b = If(yes) <then_branch = t () => (float[n, 4] u) { u = Mul(a, k) },
+                                 else_branch = e () => (float[n, 4] v) { v = Identity(a) }>
+                    y = Relu(b)
+                }""",
+                weights={
+                    "yes": np.array([True]),
+                    "k": np.array([3], np.float32),
+                    "f": np.array([factor], np.float32),
+                },
+            )
+        )
+        return ir.from_proto(parsed)
+
+    pairs = [("a", "a"), ("b", "b"), ("u", "u"), ("y", "y")]
+    x = {"x": np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)}
+    sites = compare_sites(source(2), source(2.1), pairs, [x], ParityBudget())
+    assert [(site.original_value, site.within_budget) for site in sites] == [
+        ("a", False),
+        ("b", True),
+        ("y", True),
+    ]
