@@ -133,6 +133,28 @@ def transposed_and_back(drawn: Drawn, x: Image) -> str:
     return drawn.graph.op("Transpose", y, perm=[0, 3, 1, 2])
 
 
+def gemm_per_pixel(drawn: Drawn, x: Image) -> str:
+    graph = drawn.graph
+    shapes = [graph.constant(np.array(shape)) for shape in ((-1, x.channels), (-1, SIZE, SIZE, x.channels))]
+    y = graph.op("Reshape", graph.op("Transpose", x.name, perm=[0, 2, 3, 1]), shapes[0])
+    for _ in range(drawn.number(1, 2)):
+        operands = [y, graph.random(x.channels, x.channels, scale=0.5)]
+        if drawn.flip():
+            operands.append(graph.random(*[(), (x.channels,), (1, 1)][drawn.number(0, 2)]))
+        alpha, beta = [1.0, 0.5][drawn.number(0, 1)], [1.0, 0.0, 2.0][drawn.number(0, 2)]
+        z = graph.op("Gemm", *operands, transB=drawn.number(0, 1), alpha=alpha, beta=beta)
+        y = graph.op("Add", y, z) if drawn.flip() else z
+    return graph.op("Transpose", graph.op("Reshape", y, shapes[1]), perm=[0, 3, 1, 2])
+
+
+def transposed_conv(drawn: Drawn, x: Image) -> Image:
+    outputs = drawn.number(1, 4)
+    operands = [x.name, drawn.graph.random(x.channels, outputs, 3, 3, scale=0.3)]
+    if drawn.flip():
+        operands.append(drawn.graph.random(outputs))
+    return Image(drawn.graph.op("ConvTranspose", *operands, pads=[1] * 4), outputs)
+
+
 def arithmetic(drawn: Drawn, x: Image) -> str:
     operator = drawn.choose("Add", "Sub", "Mul")
     operands = [x.name, drawn.column(x.channels)]
@@ -175,6 +197,13 @@ STEPS: dict[str, Callable[[Drawn, Image], Image | str]] = {
     "shuffled": shuffled,
     "flattened": flattened_and_back,
     "linear": transposed_and_back,
+    "gemm": gemm_per_pixel,
+    "transposed conv": transposed_conv,
+    "clip": lambda drawn, x: drawn.graph.op(
+        "Clip", x.name, drawn.graph.constant(-0.5), drawn.graph.constant(2.0)
+    ),
+    "prelu": lambda drawn, x: drawn.graph.op("PRelu", x.name, drawn.column(x.channels)),
+    "sum": lambda drawn, x: drawn.graph.op("Sum", x.name, drawn.same(x.channels).name, x.name),
     "arithmetic": arithmetic,
     "joined": joined,
     "pooled": pooled,
