@@ -11,6 +11,7 @@ on both sides is agreement. Against a reference that is zero everywhere any diff
 Integers, booleans and strings must be equal: both distances are then the share of elements that differ.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
@@ -73,17 +74,20 @@ def _float_distance(reference: NDArray[np.float64], candidate: NDArray[np.float6
     if reference.ndim == 2 and reference.shape[1] > 1:
         rows = len(reference)
         agreeing = int(np.count_nonzero(reference.argmax(axis=1) == candidate.argmax(axis=1)))
-    finite = np.isfinite(reference) & np.isfinite(candidate)
-    if not finite.all():
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = candidate - reference
+    error, size = _norm(difference), _norm(reference)
+    if not math.isfinite(error + size):
+        finite = np.isfinite(reference) & np.isfinite(candidate)
         same = (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
         mismatches = int(np.count_nonzero(~finite & ~same))
         if mismatches:
             return Distance(inf, inf, mismatches, rows, agreeing)
-        reference, candidate = reference[finite], candidate[finite]
-    difference = candidate - reference
+        reference, difference = reference[finite], difference[finite]
+        error, size = _norm(difference), _norm(reference)
     return Distance(
-        _ratio(_norm(difference), _norm(reference)),
-        _ratio(float(np.abs(difference).max(initial=0)), float(np.abs(reference).max(initial=0))),
+        _ratio(error, size),
+        _ratio(_largest(difference), _largest(reference)),
         rows=rows,
         agreeing_rows=agreeing,
     )
@@ -91,7 +95,12 @@ def _float_distance(reference: NDArray[np.float64], candidate: NDArray[np.float6
 
 def _norm(values: NDArray[np.float64]) -> float:
     # Not numpy.linalg.norm: it calls BLAS, whose threads fight with the runtime's.
-    return float(np.sqrt(np.square(values).sum()))
+    with np.errstate(over="ignore"):
+        return float(np.sqrt(np.square(values).sum()))
+
+
+def _largest(values: NDArray[np.float64]) -> float:
+    return max(float(values.max(initial=0)), -float(values.min(initial=0)))
 
 
 def _ratio(error: float, size: float) -> float:
