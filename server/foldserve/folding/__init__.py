@@ -1,14 +1,19 @@
 """Folding: an ONNX model in, the same function with fewer operators out, and a report of what happened.
 
-    fold(model) ─ prepare    a copy to work on
-                  sites      which affines are there
-                  plan       how one of them can vanish, asking the tables of
-                             linear, normalization, recurrent     operators that absorb
-                             activation, arithmetic, movement,
-                             pooling, selection                   operators that pass on
-                  apply      change the graph
-                  biases     strip those that do nothing
-                  report     what happened, as data
+    fold        the whole engine in one call
+    prepare     a copy to work on: functions inlined, shapes inferred
+    sites       which affines are there
+    planner     how one of them can vanish, as a plan; it asks the tables of steps, which are filled by
+                linear, normalization, quantized, recurrent     operators that absorb an affine
+                activation, arithmetic, movement,
+                pooling, selection                              operators that pass it on
+    merge       which parallel branches become one convolution
+    apply       change the graph as a plan says
+    biases      strip those that do nothing
+    report      what happened, as data
+
+    affine, shapes                  the algebra, and where its arrays go when a value is reshaped
+    constants, evaluate             constant operands: found, read in float64, rounded once
 
 Knows onnx-ir and numpy, and no other part of foldserve than its errors.
 """
