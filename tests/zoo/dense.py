@@ -35,17 +35,6 @@ def vgg() -> nn.Module:
     )
 
 
-def network_in_network() -> nn.Module:
-    return seq(
-        unit(3, 24, 5, bias=True),
-        unit(24, 24, 1, bias=True),
-        nn.MaxPool2d(3, 2),
-        conv(24, 5, 1, bias=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-    )
-
-
 def dense_layer(inputs: int, growth: int) -> nn.Module:
     return Concat(nn.Identity(), seq(norm_conv(inputs, 4 * growth, 1), norm_conv(4 * growth, growth)))
 
@@ -178,22 +167,6 @@ def csp_darknet() -> nn.Module:
     return seq(unit(3, 8, activation=nn.Mish), stage(8, 16), stage(16, 32), classifier(32))
 
 
-def vovnet() -> nn.Module:
-    """One-shot aggregation: every layer's result is concatenated once, at the end."""
-
-    def chain(depth: int) -> nn.Module:
-        tail = Concat(nn.Identity(), chain(depth - 1)) if depth else nn.Identity()
-        return seq(unit(16, 16), tail)
-
-    return seq(
-        unit(3, 16),
-        Concat(nn.Identity(), chain(2)),
-        unit(64, 24, 1),
-        nn.MaxPool2d(3, 2, ceil_mode=True),
-        classifier(24),
-    )
-
-
 def convmixer() -> nn.Module:
     """BatchNorm after the activation, and then a depthwise convolution padded with zeros."""
 
@@ -222,18 +195,6 @@ def relu_before_norm() -> nn.Module:
     )
 
 
-def fractalnet() -> nn.Module:
-    """Paths of different depth, averaged."""
-
-    def fractal(depth: int) -> nn.Module:
-        if depth == 1:
-            return unit(16, 16)
-        halves = seq(fractal(depth - 1), fractal(depth - 1))
-        return seq(Sum(unit(16, 16), halves))
-
-    return seq(unit(3, 16, 1), fractal(3), nn.MaxPool2d(2), classifier(16))
-
-
 def peleenet() -> nn.Module:
     """Dense layers with two ways, after a stem that pools and convolves side by side."""
     stem = seq(
@@ -251,7 +212,6 @@ def peleenet() -> nn.Module:
 IMAGE = (3, 16, 16)
 ARCHITECTURES = (
     Architecture("vgg", vgg, IMAGE, 5, (0, 0, 0, 0)),
-    Architecture("network_in_network", network_in_network, IMAGE, 2, (0, 0, 0, 0)),
     Architecture("densenet", densenet, IMAGE, 15, (8, 8, 7, 0), (8, 8, 7, 4)),
     Architecture("dual_path_network", dual_path, IMAGE, 8, (3, 3, 3, 0), (3, 3, 3, 3)),
     Architecture("squeezenet", squeezenet, (3, 32, 32), 7, (0, 0, 0, 0)),
@@ -259,9 +219,7 @@ ARCHITECTURES = (
     Architecture("inception_v3", inception_v3, IMAGE, 10, (0, 0, 0, 0)),
     Architecture("xception", xception, IMAGE, 6, (0, 0, 0, 0)),
     Architecture("csp_darknet", csp_darknet, IMAGE, 15, (0, 0, 0, 0)),
-    Architecture("vovnet", vovnet, IMAGE, 5, (0, 0, 0, 0)),
     Architecture("convmixer", convmixer, IMAGE, 5, (5, 4, 2, 2)),
     Architecture("relu_before_norm", relu_before_norm, IMAGE, 3, (3, 0, 0, 0), (3, 1, 1, 1)),
-    Architecture("fractalnet", fractalnet, IMAGE, 8, (0, 0, 0, 0)),
     Architecture("peleenet", peleenet, IMAGE, 16, (0, 0, 0, 0)),
 )

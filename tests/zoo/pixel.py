@@ -7,12 +7,10 @@ from zoo.blocks import (
     Channels,
     Concat,
     Many,
-    Mean,
     Product,
     Sum,
     conv,
     conv_norm,
-    depthwise,
     norm,
     seq,
     squeeze_excite,
@@ -42,20 +40,6 @@ def unet(rank: int = 2) -> nn.Module:
     return seq(double(3, 8), level(8, middle), double(16, 8), conv(8, 2, 1, rank=rank, bias=True))
 
 
-def unet_plus_resize() -> nn.Module:
-    """A U-Net that resizes instead of a transposed convolution."""
-
-    def level(inputs: int, below: nn.Module) -> nn.Module:
-        return Concat(nn.Identity(), seq(below, enlarge(2, "nearest"), unit(2 * inputs, inputs)))
-
-    inner = level(16, unit(16, 32, 3, 2, nn.LeakyReLU))
-    return seq(
-        unit(3, 8),
-        level(8, seq(unit(8, 16, 3, 2, nn.LeakyReLU), inner, unit(32, 16))),
-        conv(16, 2, 1, bias=True),
-    )
-
-
 def feature_pyramid() -> nn.Module:
     """FPN: laterals are added to the enlarged level above, each sum is convolved."""
     top = unit(16, 24, 3, 2)
@@ -69,20 +53,6 @@ def deeplab() -> nn.Module:
     pyramid = Concat(unit(24, 16, 1), unit(24, 16, dilation=2), unit(24, 16, dilation=4), image)
     return seq(
         unit(3, 24, 3, 2), pyramid, unit(64, 16, 1), nn.Dropout(), conv(16, 5, 1, bias=True), enlarge(2)
-    )
-
-
-def pspnet() -> nn.Module:
-    """Pools of several sizes, each reduced and enlarged again."""
-
-    def pooled(size: int) -> nn.Module:
-        return seq(nn.AvgPool2d(8 // size), unit(24, 8, 1), enlarge(8 // size))
-
-    return seq(
-        unit(3, 24, 3, 2),
-        Concat(nn.Identity(), pooled(1), pooled(2), pooled(4)),
-        unit(48, 16),
-        conv(16, 5, 1, bias=True),
     )
 
 
@@ -108,18 +78,6 @@ def hrnet() -> nn.Module:
         nn.ReLU(),
         conv(16, 5, 1, bias=True),
     )
-
-
-def linknet() -> nn.Module:
-    """The decoder's blocks are added to the encoder's, with full transposed convolutions."""
-    decoder = seq(
-        unit(32, 8, 1),
-        up(8, 8, 3, 2, padding=1, output_padding=1, bias=False),
-        norm(8),
-        nn.ReLU(),
-        unit(8, 16, 1),
-    )
-    return seq(unit(3, 16, 3, 2), Sum(nn.Identity(), seq(unit(16, 32, 3, 2), decoder)), up(16, 5))
 
 
 def erfnet() -> nn.Module:
@@ -265,26 +223,14 @@ def human_pose() -> nn.Module:
     return seq(unit(3, 16, 3, 2, bias=True), hourglass, unit(16, 16, 1, bias=True), conv(16, 4, 1, bias=True))
 
 
-def attention_map() -> nn.Module:
-    """CBAM: a gate per channel and a gate per position, the second with a BatchNorm of one channel."""
-    position = Product(
-        nn.Identity(), seq(Concat(Mean(1, keepdim=True), conv(16, 1, 1)), conv_norm(2, 1, 7), nn.Sigmoid())
-    )
-    body = seq(unit(16, 16), conv_norm(16, 16), squeeze_excite(16), position)
-    return seq(unit(3, 16, 3, 2), Sum(nn.Identity(), body), nn.ReLU(), depthwise(16), conv(16, 2, 1))
-
-
 IMAGE = (3, 16, 16)
 ARCHITECTURES = (
     Architecture("unet", unet, IMAGE, 12, (0, 0, 0, 0)),
     Architecture("unet_3d", lambda: unet(3), (3, 8, 8, 8), 12, (0, 0, 0, 0)),
-    Architecture("unet_plus_resize", unet_plus_resize, IMAGE, 6, (0, 0, 0, 0)),
     Architecture("feature_pyramid", feature_pyramid, IMAGE, 6, (0, 0, 0, 0)),
     Architecture("deeplab", deeplab, IMAGE, 6, (0, 0, 0, 0)),
-    Architecture("pspnet", pspnet, IMAGE, 5, (0, 0, 0, 0)),
     Architecture("bisenet", bisenet, IMAGE, 8, (0, 0, 0, 0)),
     Architecture("hrnet", hrnet, IMAGE, 7, (0, 0, 0, 0)),
-    Architecture("linknet", linknet, IMAGE, 5, (0, 0, 0, 0)),
     Architecture("erfnet", erfnet, IMAGE, 6, (2, 2, 2, 2)),
     Architecture("enet", enet, IMAGE, 4, (1, 1, 1, 1)),
     Architecture("yolo", yolo, IMAGE, 10, (0, 0, 0, 0)),
@@ -293,5 +239,4 @@ ARCHITECTURES = (
     Architecture("dcgan_discriminator", discriminator, IMAGE, 2, (0, 0, 0, 0)),
     Architecture("style_transfer", style_transfer, IMAGE, 3, (2, 0, 0, 0)),
     Architecture("human_pose", human_pose, IMAGE, 6, (2, 2, 2, 0), (2, 2, 2, 2)),
-    Architecture("cbam_resnet", attention_map, IMAGE, 5, (0, 0, 0, 0)),
 )

@@ -64,15 +64,10 @@ def swiftformer() -> nn.Module:
     )
 
 
-def cvt() -> nn.Module:
-    return classifier("Cvt", embed_dim=[8, 16, 24], num_heads=[1, 1, 1], depth=[1, 2, 3])
-
-
 IMAGE = (3, 32, 32)
 ARCHITECTURES = (
     Architecture("transformers_resnet", resnet, IMAGE, 12, (0, 0, 0, 0)),
     Architecture("transformers_efficientnet", efficientnet, IMAGE, 10, (0, 0, 0, 0)),
     Architecture("transformers_levit", levit, IMAGE, 18, (14, 0, 0, 0)),
     Architecture("transformers_swiftformer", swiftformer, IMAGE, 14, (5, 0, 0, 0)),
-    Architecture("transformers_cvt", cvt, IMAGE, 18, (0, 0, 0, 0)),
 )

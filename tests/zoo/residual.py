@@ -9,8 +9,6 @@ from zoo.architecture import Architecture
 from zoo.blocks import (
     Channels,
     Concat,
-    Mean,
-    Product,
     Sum,
     classifier,
     conv,
@@ -55,13 +53,6 @@ def excited(inputs: int, outputs: int, stride: int) -> nn.Module:
     return seq(Sum(body, shortcut(inputs, outputs, stride)), nn.ReLU())
 
 
-def averaged(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """ResNet-D: the shortcut averages before its 1×1 convolution."""
-    body = seq(unit(inputs, outputs), conv_norm(outputs, outputs, 3, stride))
-    side = seq(nn.AvgPool2d(stride, stride, ceil_mode=True), conv_norm(inputs, outputs, 1))
-    return seq(Sum(body, side), nn.ReLU())
-
-
 def preactivated(inputs: int, outputs: int, stride: int) -> nn.Module:
     """He et al. 2016: BatchNorm and Relu come before each convolution; the trunk carries no activation."""
     body = seq(norm(inputs), nn.ReLU(), conv(inputs, outputs, 3, stride), norm_conv(outputs, outputs))
@@ -86,17 +77,6 @@ def res2net(inputs: int, outputs: int, stride: int) -> nn.Module:
         seq(Channels(half, outputs), unit(half, half, 5)),
     )
     body = seq(unit(inputs, outputs, 1, stride), scales, conv_norm(half * 3, outputs, 1))
-    return seq(Sum(body, shortcut(inputs, outputs, stride)), nn.ReLU())
-
-
-def selective(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """SKNet: two kernels, each with its own gate."""
-
-    def path(dilation: int) -> nn.Module:
-        gate = seq(Mean(2, 3, keepdim=True), unit(outputs, 8, 1), nn.Conv2d(8, outputs, 1), nn.Sigmoid())
-        return seq(unit(inputs, outputs, 3, stride, dilation=dilation), Product(nn.Identity(), gate))
-
-    body = seq(Sum(path(1), path(2)), conv_norm(outputs, outputs, 1))
     return seq(Sum(body, shortcut(inputs, outputs, stride)), nn.ReLU())
 
 
@@ -155,11 +135,9 @@ IMAGE = (3, 16, 16)
 ARCHITECTURES = (
     Architecture("resnet_18", network(basic, (8, 16, 24, 32)), IMAGE, 20, (0, 0, 0, 0)),
     Architecture("resnet_50", network(bottleneck), IMAGE, 14, (0, 0, 0, 0)),
-    Architecture("resnet_d", network(averaged), IMAGE, 13, (0, 0, 0, 0)),
     Architecture("resnext", network(aggregated), IMAGE, 14, (0, 0, 0, 0)),
     Architecture("se_resnet", network(excited), IMAGE, 10, (0, 0, 0, 0)),
     Architecture("res2net", network(res2net, depth=1), IMAGE, 10, (0, 0, 0, 0)),
-    Architecture("sknet", network(selective, depth=1), IMAGE, 12, (0, 0, 0, 0)),
     Architecture("ibn_resnet", network(instance_batch, depth=1), IMAGE, 6, (2, 2, 0, 0)),
     Architecture("regnet_y", network(regnet_y), IMAGE, 14, (0, 0, 0, 0)),
     Architecture("repvgg", network(repvgg, (8, 16)), IMAGE, 12, (3, 0, 0, 0)),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.architecture import Architecture
-from zoo.blocks import Many, Max, Sum, Transpose, classifier, conv, conv_norm, norm, seq, unit, up
+from zoo.blocks import Many, Max, Sum, Transpose, classifier, conv, conv_norm, norm, seq, unit
 
 
 def audio() -> nn.Module:
@@ -144,19 +144,6 @@ def perceptron() -> nn.Module:
     )
 
 
-def autoencoder() -> nn.Module:
-    """Strided down, transposed up, in one dimension."""
-    return seq(
-        unit(2, 16, 5, 2, nn.ELU, rank=1),
-        unit(16, 24, 5, 2, nn.ELU, rank=1),
-        up(24, 16, rank=1),
-        norm(16, 1),
-        nn.ELU(),
-        up(16, 2, rank=1),
-        norm(2, 1),
-    )
-
-
 def board_game() -> nn.Module:
     """AlphaZero: residual trunk, a head for the move and a head for the value."""
     residual = seq(Sum(nn.Identity(), seq(unit(16, 16), conv_norm(16, 16))), nn.ReLU())
@@ -204,7 +191,6 @@ ARCHITECTURES = (
     Architecture("r2plus1d", lambda: voxels(True), (3, 4, 8, 8), 11, (0, 0, 0, 0)),
     Architecture("pointnet", pointnet, (3, 24), 6, (0, 0, 0, 0)),
     Architecture("perceptron", perceptron, (20,), 3, (1, 0, 0, 0)),
-    Architecture("autoencoder_1d", autoencoder, (2, 32), 4, (0, 0, 0, 0)),
     Architecture("alphazero", board_game, (3, 8, 8), 5, (0, 0, 0, 0)),
     Architecture("siamese", Twins, (3, 16, 32), 6, (0, 0, 0, 0)),
     Architecture("token_mlp", TokenMlp, (16, 16), 2, (2, 1, 1, 1)),
