@@ -8,7 +8,8 @@ from rich.console import Console
 
 from foldserve.commands.display import parity_report
 from foldserve.commands.model_files import open_model
-from foldserve.commands.proof import prove_files, with_sites
+from foldserve.commands.progress import doing
+from foldserve.parity.proof import prove_models
 from foldserve.parity.sites import Pair
 
 
@@ -23,10 +24,11 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="foldserve-") as folder:
         first = open_model(original, Path(folder, "original"), import_timeout_s)
         second = open_model(candidate, Path(folder, "candidate"), import_timeout_s)
-        parity, probes = prove_files(first.onnx, second.onnx, first.model, inputs)
-        if not parity.passed:
-            pairs = _namesakes(first.model, second.model)
-            parity = with_sites(parity, probes, first.model, second.model, pairs)
+        with doing("proving"):
+            parity = prove_models(first.onnx, second.onnx, inputs=inputs)
+        if not parity.passed and (pairs := _namesakes(first.model, second.model)):
+            with doing(f"comparing {len(pairs)} values inside"):
+                parity = prove_models(first.onnx, second.onnx, pairs=pairs, inputs=inputs)
     if as_json:
         print(parity.model_dump_json(indent=2))
     else:

@@ -1,5 +1,6 @@
 """Which form of a model serves: the first whose answers are proven near enough to the reference."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from foldserve.parity.judge import Judge
 from foldserve.parity.precision import model_precision
 from foldserve.parity.probes import ProbeSet
 from foldserve.parity.proof import Fold, prove_fold
-from foldserve.parity.report import ParityReport
+from foldserve.parity.report import ParityReport, Verdict
 from foldserve.runtime.onnxruntime_session import UNSOUND_OPTIMISERS, OnnxRuntimeSession
 from foldserve.runtime.session import Session
 from foldserve.serving.ladder import Attempt, Finding, Form, Optimisation, next_attempt
@@ -88,15 +89,17 @@ def choose(
         session = _session(candidate.source, attempt.optimisation, provider, name)
         report = proof.of(candidate, session)
         wrong = wrong_sites(report, candidate.fold_report)
-        findings.append(Finding(attempt, report.passed, frozenset(wrong)))
+        proven = report.verdict is not Verdict.UNPROVEN
+        findings.append(Finding(attempt, report.passed, proven, frozenset(wrong)))
         reports.append(report)
         following = next_attempt(findings)
         if following is None:
             folded = candidate.form.variant is Variant.FOLDED
             return Choice(candidate, _words(attempt.optimisation), session, report if folded else reports[0])
         session.close()
-        log.error(
-            "parity breach at load: falling back",
+        log.log(
+            logging.ERROR if proven else logging.WARNING,
+            "parity breach at load: falling back" if proven else "nothing to prove the fold on: not folding",
             model=name,
             candidate=candidate.form.variant,
             optimisation=_words(attempt.optimisation),

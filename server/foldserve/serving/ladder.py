@@ -53,6 +53,9 @@ class Finding:
 
     attempt: Attempt
     passed: bool
+    proven: bool = True
+    """False where there was nothing to prove it on: no probe that the original takes."""
+
     wrong_sites: frozenset[str] = frozenset()
     """Names of the folded sites that are wrong by themselves; empty where the fault lies elsewhere."""
 
@@ -62,13 +65,14 @@ def next_attempt(findings: Sequence[Finding]) -> Attempt | None:
 
     Wrong sites are unfolded. Where every site is right, the runtime is suspected: first of its unsound
     optimisers, then of what it makes of a higher fold tier. Then comes the unfolded model, and at last the
-    unfolded model without optimisation: that is the reference itself, which serves whatever was found.
+    unfolded model without optimisation: that is the reference itself, which serves whatever was found, and
+    at once where nothing can be proven.
     """
     last = findings[-1]
     form, optimisation = last.attempt.form, last.attempt.optimisation
     if last.passed or last.attempt == REFERENCE:
         return None
-    if form == UNFOLDED:
+    if form == UNFOLDED or not last.proven:
         return REFERENCE
     if last.wrong_sites:
         unfoldings = len({finding.attempt.form.kept for finding in findings}) - 1

@@ -105,3 +105,8 @@ def test_after_so_many_unfoldings_the_whole_model_is_unfolded() -> None:
     last = findings[-2].attempt.form
     assert next_attempt(findings[:-1]) == Attempt(replace(last, kept=last.kept | {"e"}))
     assert next_attempt(findings) == Attempt(UNFOLDED)
+
+
+def test_where_nothing_can_be_proven_the_original_serves_at_once() -> None:
+    assert next_attempt([Finding(Attempt(FOLDED), passed=False, proven=False)]) == REFERENCE
+    assert next_attempt([Finding(REFERENCE, passed=False, proven=False)]) is None
