@@ -22,6 +22,19 @@ def test_weights_in_a_file_beside_the_model(tmp_path: Path, monkeypatch: pytest.
         assert client.infer("external", np.ones((1, 3, 8, 8), np.float32)).output.shape == (1, 2, 6, 6)
 
 
+def test_an_old_model_that_lists_its_weights_as_inputs_folds_all_the_same(tmp_path: Path) -> None:
+    """A request cannot set them, so here they are constants."""
+    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm(), ("Relu", [], {}))
+    model.graph.inputs.extend(model.graph.initializers.values())
+    model.ir_version = 3
+    add_model(tmp_path, "old", model)
+    with serving(tmp_path) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        metadata = client.model_metadata("old")
+        assert [tensor.name for tensor in metadata.inputs] == ["x"]
+        assert metadata.properties["foldserve.batchnorms_folded"] == "1"
+        assert client.infer("old", np.ones((1, 3, 8, 8), np.float32)).output.shape == (1, 4, 6, 6)
+
+
 def test_a_model_whose_sizes_cannot_be_guessed_serves_unproven_and_says_so(tmp_path: Path) -> None:
     """Flattened and multiplied: only 41 × 41 fits, which no synthetic probe has."""
     matrix = np.random.default_rng(1).normal(size=(4 * 39 * 39, 5)).astype(np.float32)

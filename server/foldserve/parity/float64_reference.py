@@ -16,6 +16,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.reference import ReferenceEvaluator
 
 from foldserve.parity.measures import is_float
+from foldserve.parity.reference_operators import OPERATORS
 from foldserve.runtime.session import Array
 
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -29,7 +30,7 @@ def evaluate(source: Path | bytes, inputs: Mapping[str, Array]) -> list[Array]:
     feed = {
         name: array.astype(np.float64) if is_float(array.dtype) else array for name, array in inputs.items()
     }
-    return [np.asarray(output) for output in ReferenceEvaluator(model).run(None, feed)]
+    return [np.asarray(output) for output in ReferenceEvaluator(model, new_ops=OPERATORS).run(None, feed)]
 
 
 def to_float64(model: ModelProto) -> None:

@@ -19,7 +19,7 @@ from foldserve.serving.choice import Candidate, Proof, choose
 from foldserve.serving.fold_tier import ALWAYS, fastest, folded_forms, median_seconds
 from foldserve.serving.ladder import UNFOLDED, Form
 from foldserve.serving.lifecycle import Lifecycle, State
-from foldserve.serving.model_file import onnx_file, read_model, written_model
+from foldserve.serving.model_file import make_initialisers_constant, onnx_file, read_model, written_model
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Provenance, Servable, Variant
 from foldserve.settings import ProviderChoice, ServerSettings
@@ -46,6 +46,7 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
         with stage(State.LOADING):
             file = onnx_file(source, Path(scratch), settings.import_timeout_s)
             original = read_model(file)
+            make_initialisers_constant(original)
             reference = _reference(file, name)
         with closing(reference):
             with stage(State.FOLDING):

@@ -8,6 +8,9 @@ from foldserve.errors import InvalidModel
 from foldserve.importing import import_program
 from foldserve.serving.repository import ModelVersion
 
+FIRST_WITH_CONSTANT_INITIALISERS = 4
+"""The first IR version in which an initialiser need not be an input."""
+
 LARGEST_MESSAGE_BYTES = 1_500_000_000
 """Models above this keep their weights in a file of their own: a protobuf message ends at 2 GB."""
 
@@ -44,6 +47,17 @@ def read_model(file: Path) -> ir.Model:
                     f"folder; put it beside the model"
                 )
     return model
+
+
+def make_initialisers_constant(model: ir.Model) -> None:
+    """Take initialisers off the graph's inputs, in place.
+
+    Models older than IR version 4 list all of them there, and a caller of the runtime might replace one. A
+    request cannot: it may set the inputs that have no initialiser, and no others.
+    """
+    graph = model.graph
+    graph.inputs[:] = [value for value in graph.inputs if value.name not in graph.initializers]
+    model.ir_version = max(model.ir_version, FIRST_WITH_CONSTANT_INITIALISERS)
 
 
 def written_model(model: ir.Model, folder: Path, initializer_bytes: int) -> Path | bytes:
