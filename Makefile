@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 TRITON_VENV := .venv-triton
+FOLDERS_VENV := .venv-folders
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
 DISTRIBUTIONS := $(wildcard proto/pyproject.toml server/pyproject.toml client/pyproject.toml)
@@ -16,7 +17,7 @@ CONTRACT := $(shell find proto -name '*.proto')
 # ONNX Runtime writes a device id under the home folder unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo run example test lint format clean
+.PHONY: help setup demo run example test bench lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -57,6 +58,18 @@ example: setup ## Train the bundled model again and write its artefacts
 test: setup $(TRITON_VENV)/.complete ## Pass all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+$(FOLDERS_VENV)/.complete: $(VENV)/.complete benchmarks/requirements-folders.txt benchmarks/requirements-models.txt
+	@test -x $(FOLDERS_VENV)/bin/python || { echo "Making $(FOLDERS_VENV) ..."; $(PYTHON) -m venv $(FOLDERS_VENV); }
+	@$(FOLDERS_VENV)/bin/python $(PIP) install -q -r benchmarks/requirements-folders.txt
+	@$(BIN)/python $(PIP) install -q --no-deps -r benchmarks/requirements-models.txt
+	@touch $@
+
+bench: setup $(FOLDERS_VENV)/.complete ## Compare folding with other tools: share, accuracy, time, memory (an hour)
+	PYTHONPATH=tests $(BIN)/python benchmarks/folding_comparison.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/folding_comparison.py --zoo
+	PYTHONPATH=tests $(BIN)/python benchmarks/folding_speed.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/folding_tables.py
+
 lint: setup ## Check style, formatting and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -68,4 +81,4 @@ format: setup ## Mend style and formatting, and write the README's tables
 	@$(BIN)/python tests/readme_tables.py
 
 clean: ## Remove everything that setup made
-	rm -rf $(VENV) $(TRITON_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TRITON_VENV) $(FOLDERS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
