@@ -1,5 +1,6 @@
 """A real server on free ports for a test."""
 
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from foldserve.settings import LogFormat, LogLevel, ServerSettings
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE_MODELS = ROOT / "examples" / "models"
 EXAMPLE_DATA = ROOT / "examples" / "data"
+CACHE = tempfile.TemporaryDirectory(prefix="foldserve-tests-")
+"""What one test imported, the next finds."""
+
 TRITON_PYTHON = ROOT / ".venv-triton" / "bin" / "python"
 """Python with Triton's own client, made by ``make test``."""
 
@@ -20,7 +24,14 @@ TRITON_PYTHON = ROOT / ".venv-triton" / "bin" / "python"
 def serving(repository: Path, **settings: object) -> Iterator[Server]:
     """A server that has tried all models of ``repository``."""
     configure_logging(LogFormat.JSON, LogLevel.INFO)
-    values = {"repository": [repository], "host": "127.0.0.1", "grpc_port": 0, "http_port": 0, **settings}
+    values = {
+        "cache_dir": CACHE.name,
+        "repository": [repository],
+        "host": "127.0.0.1",
+        "grpc_port": 0,
+        "http_port": 0,
+        **settings,
+    }
     with Server(ServerSettings.model_validate(values)) as server:
         while server.not_ready():
             time.sleep(0.01)

@@ -84,6 +84,12 @@ class ServerSettings(_Settings):
     import_timeout_s: float = Field(default=600.0, gt=0)
     """Longest a ``.pt2`` import may take, in seconds."""
 
+    import_memory_bytes: int = Field(default=32 * 1024**3, ge=1024**3)
+    """Most address space that a ``.pt2`` import may take, in bytes."""
+
+    cache_dir: Path = Path("~/.cache/foldserve")
+    """Folder where imported models are kept, by content, for the next start."""
+
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """Longest that requests in flight may take to finish at shutdown, in seconds."""
 

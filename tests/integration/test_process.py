@@ -105,9 +105,9 @@ def test_requests_in_flight_are_answered_before_the_end(process: Process) -> Non
     assert {code for _, code in refused} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
-def test_torch_is_never_imported_by_the_serving_process() -> None:
+def test_torch_is_never_imported_by_the_serving_process(tmp_path: Path) -> None:
     """Not even for a ``.pt2`` model: its memory maps would show libtorch."""
-    with _started("--repository", str(EXAMPLE_MODELS)) as process:
+    with _started("--repository", str(EXAMPLE_MODELS), "--cache-dir", str(tmp_path)) as process:
         ready = {record["model"] for record in process.records if record["event"] == "model ready"}
         maps = Path(f"/proc/{process.process.pid}/maps").read_text()
     assert ready == {"digits", "digits_pt2"}
@@ -120,8 +120,9 @@ def test_importing_the_server_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_signal_ends_a_server_that_is_still_loading_and_its_import() -> None:
-    process = Process("--repository", str(EXAMPLE_MODELS), until="model ready")
+def test_a_signal_ends_a_server_that_is_still_loading_and_its_import(tmp_path: Path) -> None:
+    options = ["--repository", str(EXAMPLE_MODELS), "--cache-dir", str(tmp_path)]
+    process = Process(*options, until="model ready")
     with process.process:
         children = Path(f"/proc/{process.process.pid}/task").glob("*/children")
         imports = [int(child) for children_of in children for child in children_of.read_text().split()]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from foldserve.server import Server
 from readme_tables import README, with_tables
-from running import ROOT
+from running import CACHE, ROOT
 
 TEXT = README.read_text()
 SHELL_LINES = [
@@ -26,6 +26,7 @@ SERVE = [line for line in SHELL_LINES if "foldserve serve" in line]
 
 def _run(command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    environment["FOLDSERVE_CACHE_DIR"] = CACHE.name
     return subprocess.run(
         shlex.split(command),
         cwd=folder,

@@ -15,6 +15,7 @@ The functions of ``freeze``, ``freeze_program`` and ``redundant_biases`` are for
 """
 
 from foldserve.importing.archive import PICKLE_SUFFIXES, refuse_pickle
+from foldserve.importing.cache import import_cached
 from foldserve.importing.importer import freeze_program_file, import_program
 from foldserve.importing.report import FreezeReport, ImportReport
 
@@ -23,6 +24,7 @@ __all__ = [
     "FreezeReport",
     "ImportReport",
     "freeze_program_file",
+    "import_cached",
     "import_program",
     "refuse_pickle",
 ]

@@ -44,7 +44,7 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
 
     with tempfile.TemporaryDirectory(prefix="foldserve-") as scratch:
         with stage(State.LOADING):
-            file = onnx_file(source, Path(scratch), settings.import_timeout_s)
+            file = onnx_file(source, Path(scratch), settings)
             original = read_model(file)
             make_initialisers_constant(original)
             reference = _reference(file, name)

@@ -5,8 +5,12 @@ from pathlib import Path
 import onnx_ir as ir
 
 from foldserve.errors import InvalidModel
-from foldserve.importing import import_program
+from foldserve.importing import import_cached, import_program
+from foldserve.observability.logging import get_logger
 from foldserve.serving.repository import ModelVersion
+from foldserve.settings import ServerSettings
+
+log = get_logger()
 
 FIRST_WITH_CONSTANT_INITIALISERS = 4
 """The first IR version in which an initialiser need not be an input."""
@@ -15,16 +19,22 @@ LARGEST_MESSAGE_BYTES = 1_500_000_000
 """Models above this keep their weights in a file of their own: a protobuf message ends at 2 GB."""
 
 
-def onnx_file(source: ModelVersion, scratch: Path, import_timeout_s: float) -> Path:
-    """The model as an ONNX file: its own, or what its ``.pt2`` program was translated into, in ``scratch``.
+def onnx_file(source: ModelVersion, scratch: Path, settings: ServerSettings) -> Path:
+    """The model as an ONNX file: its own, or what its ``.pt2`` program was translated into.
 
-    Raises what :func:`~foldserve.importing.import_program` raises.
+    That is kept in the cache; where the cache cannot be written, it goes to ``scratch``. Raises what
+    :func:`~foldserve.importing.import_program` raises.
     """
     file = source.model_file()
     if file.suffix == ".onnx":
         return file
-    imported = scratch / "imported.onnx"
-    import_program(file, imported, timeout_s=import_timeout_s)
+    timeout_s, memory = settings.import_timeout_s, settings.import_memory_bytes
+    try:
+        imported, _ = import_cached(file, settings.cache_dir, timeout_s=timeout_s, memory_limit_bytes=memory)
+    except OSError as error:
+        log.warning("the cache cannot be written: importing again at each start", reason=str(error))
+        imported = scratch / "imported.onnx"
+        import_program(file, imported, timeout_s=timeout_s, memory_limit_bytes=memory)
     return imported
 
 

@@ -7,6 +7,7 @@ from foldserve.errors import InvalidModel
 from foldserve.serving import model_file
 from foldserve.serving.model_file import read_model, written_model
 from foldserve.serving.repository import ModelVersion
+from foldserve.settings import ServerSettings
 from running import EXAMPLE_MODELS
 
 
@@ -16,7 +17,18 @@ def _model() -> ir.Model:
 
 def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
     source = ModelVersion("digits", 1, EXAMPLE_MODELS / "digits" / "1")
-    assert model_file.onnx_file(source, tmp_path, 60) == source.folder / "model.onnx"
+    settings = ServerSettings(repository=(EXAMPLE_MODELS,), cache_dir=tmp_path)
+    assert model_file.onnx_file(source, tmp_path, settings) == source.folder / "model.onnx"
+
+
+def test_a_program_is_imported_even_where_nothing_can_be_cached(tmp_path: Path) -> None:
+    source = ModelVersion("digits_pt2", 1, EXAMPLE_MODELS / "digits_pt2" / "1")
+    not_a_folder = tmp_path / "file"
+    not_a_folder.write_text("")
+    settings = ServerSettings(repository=(EXAMPLE_MODELS,), cache_dir=not_a_folder)
+    imported = model_file.onnx_file(source, tmp_path, settings)
+    assert imported.parent == tmp_path
+    assert read_model(imported).graph.inputs[0].name == "images"
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
