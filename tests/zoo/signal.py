@@ -140,7 +140,7 @@ def perceptron() -> nn.Module:
         nn.Linear(32, 16, bias=False),
         nn.BatchNorm1d(16),
         nn.Tanh(),
-        nn.Linear(16, 1),
+        nn.Linear(16, 8),
     )
 
 
