@@ -1,9 +1,11 @@
 """What can be set: the server's and each model's settings, as frozen pydantic models without unknown keys."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
 class ProviderChoice(StrEnum):
@@ -31,6 +33,20 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class Objective(StrEnum):
+    """What the number of instances and threads is chosen for."""
+
+    THROUGHPUT = "throughput"
+    LATENCY = "latency"
+
+
+class TimeoutAction(StrEnum):
+    """What becomes of a request that waited in line longer than its queue policy allows."""
+
+    REJECT = "reject"
+    DELAY = "delay"
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -45,7 +61,115 @@ class ParityBudget(_Settings):
     """Largest max|served − reference| / max|reference| of any output."""
 
 
-class ServerSettings(_Settings):
+class ModelDefaults(_Settings):
+    """What can be set for all models by flag or variable, and for one model in its own files."""
+
+    provider: ProviderChoice = ProviderChoice.AUTO
+    """Execution provider; ``auto`` takes CUDA only where a session really runs on it."""
+
+    max_fold_tier: int = Field(default=3, ge=0, le=3)
+    """Most intrusive fold: 0 adjacent, 1 carried, 2 compensated, 3 Relu as maximum (2, 3 only if faster)."""
+
+    parity: ParityBudget = ParityBudget()
+    """Parity budget that every model must keep at load."""
+
+    max_batch_size: int = Field(default=32, ge=0)
+    """Most rows in one run of a model; larger requests are split and joined again. 0: no batching."""
+
+    max_queue_size: int = Field(default=128, ge=0)
+    """Most requests that may wait for a model; further ones are refused with RESOURCE_EXHAUSTED."""
+
+    objective: Objective = Objective.THROUGHPUT
+    """What instances and threads are measured for at load, where they are not set."""
+
+    instances: int | None = Field(default=None, ge=1)
+    """Runs of one model at the same time; measured at load unless set."""
+
+    intra_op_threads: int | None = Field(default=None, ge=1)
+    """Threads within one run of a model; measured at load unless set."""
+
+
+class LatestVersions(_Settings):
+    """Serve the highest versions of a model."""
+
+    latest: PositiveInt = 1
+    """How many."""
+
+
+class QueuePolicy(_Settings):
+    """How long, and how many, requests of one priority may wait."""
+
+    timeout_action: TimeoutAction = TimeoutAction.REJECT
+    """``reject`` answers an overdue request with DEADLINE_EXCEEDED; ``delay`` runs it after all others."""
+
+    default_timeout_us: int = Field(default=0, ge=0)
+    """Longest wait of a request that names no ``timeout``, in microseconds; 0: no limit."""
+
+    allow_timeout_override: bool = True
+    """Whether a request's own ``timeout`` counts, where it is the shorter one."""
+
+    max_queue_size: int = Field(default=0, ge=0)
+    """Most requests of this priority that may wait; 0: only the model's own limit."""
+
+
+class Batching(_Settings):
+    """Triton's dynamic batching: nothing of it is needed, all of it is honoured when given."""
+
+    max_queue_delay_us: int = Field(default=0, ge=0)
+    """Longest that a request may wait for others to fill a batch, in microseconds."""
+
+    preferred_batch_sizes: tuple[PositiveInt, ...] = ()
+    """Rows of a batch that is not kept waiting for more."""
+
+    priority_levels: int = Field(default=0, ge=0)
+    """Number of priorities, 1 the highest; 0: requests are not told apart."""
+
+    default_priority_level: int = Field(default=0, ge=0)
+    """Priority of a request that names none."""
+
+    queue_policy: QueuePolicy = QueuePolicy()
+    """Queue policy of every priority that has none of its own."""
+
+    priority_queue_policies: dict[int, QueuePolicy] = {}
+    """Queue policy by priority."""
+
+
+class DeclaredTensor(_Settings):
+    """What a configuration says of an input or output; a model that differs is refused."""
+
+    name: str
+    """The tensor's name in the model."""
+
+    datatype: str
+    """The protocol's name of the element type, such as ``FP32``."""
+
+    shape: tuple[int, ...]
+    """Sizes with the batch axis, -1 where a size varies."""
+
+
+class ModelSettings(ModelDefaults):
+    """Everything that can be set for one model, in its ``foldserve.yaml`` or ``config.pbtxt``."""
+
+    versions: LatestVersions | Literal["all"] | tuple[PositiveInt, ...] = LatestVersions()
+    """Versions to serve: ``{latest: 2}``, ``all``, or a list."""
+
+    file: str | None = None
+    """Name of the model file in each version folder; ``model.onnx`` or ``model.pt2`` unless set."""
+
+    batching: Batching = Batching()
+    """How requests wait and meet in batches."""
+
+    labels: dict[str, str] = {}
+    """For outputs with ``classification``: the file in the model's folder with one label per line."""
+
+    inputs: tuple[DeclaredTensor, ...] = ()
+    """Inputs that the model must have; all of them or none."""
+
+    outputs: tuple[DeclaredTensor, ...] = ()
+    """Outputs that the model must have; any of them."""
+
+
+class ServerSettings(ModelDefaults):
     """Everything ``foldserve serve`` can be told; each field is a flag and a ``FOLDSERVE_*`` variable."""
 
     repository: tuple[Path, ...] = Field(min_length=1)
@@ -59,21 +183,6 @@ class ServerSettings(_Settings):
 
     http_port: int = Field(default=8002, ge=0, le=65535)
     """Port for /metrics, /livez and /readyz; 0 picks a free one."""
-
-    provider: ProviderChoice = ProviderChoice.AUTO
-    """Execution provider; ``auto`` takes CUDA only where a session really runs on it."""
-
-    max_fold_tier: int = Field(default=3, ge=0, le=3)
-    """Most intrusive fold: 0 adjacent, 1 carried, 2 compensated, 3 Relu as maximum (2, 3 only if faster)."""
-
-    parity: ParityBudget = ParityBudget()
-    """Parity budget that every model must keep at load."""
-
-    max_batch_size: int = Field(default=32, ge=1)
-    """Most rows in one run of a model; larger requests are split and joined again."""
-
-    max_queue_size: int = Field(default=128, ge=0)
-    """Most requests that may wait for a model; further ones are refused with RESOURCE_EXHAUSTED."""
 
     grpc_workers: int = Field(default=256, ge=1)
     """Requests that the server holds at once, waiting ones included; further ones are refused."""
@@ -98,3 +207,23 @@ class ServerSettings(_Settings):
 
     log_level: LogLevel = LogLevel.INFO
     """The least severe log line that is written."""
+
+
+def model_settings(server: ServerSettings, *given: Mapping[str, Any]) -> ModelSettings:
+    """The settings of one model: what is ``given``, the later over the earlier; the rest is the server's.
+
+    Raises pydantic's ``ValidationError``.
+    """
+    values = server.model_dump(include=set(ModelDefaults.model_fields))
+    for layer in given:
+        values = _laid_over(values, layer)
+    return ModelSettings.model_validate(values)
+
+
+def _laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _laid_over(lower[name], value)
+        for name, value in upper.items()
+        if isinstance(value, Mapping) and isinstance(lower.get(name), Mapping)
+    }
+    return {**lower, **upper, **both}

@@ -5,7 +5,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from foldserve.rpc.inference import TRITON_STATES
+from foldserve.rpc.repository import TRITON_STATES
 from foldserve.serving.lifecycle import State
 from foldserve_client import Client, InvalidArgument
 from foldserve_proto import grpc_service_pb2 as pb

@@ -13,10 +13,9 @@ from foldserve.errors import ConfigurationError
 from foldserve.observability.metrics import Metrics
 from foldserve.rpc.fold import FoldServicer
 from foldserve.rpc.health import Health
-from foldserve.rpc.inference import InferenceServicer
 from foldserve.rpc.interceptor import OutcomeInterceptor
 from foldserve.rpc.reflection import reflection_pool
-from foldserve.serving.data_plane import DataPlane
+from foldserve.rpc.servicer import InferenceServicer
 from foldserve.serving.manager import ModelManager
 from foldserve.settings import ServerSettings
 
@@ -45,9 +44,8 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        data_plane = DataPlane(manager)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(manager, data_plane, metrics.requests), self._server
+            InferenceServicer(manager, metrics.requests), self._server
         )
         fold_service_pb2_grpc.add_FoldServiceServicer_to_server(FoldServicer(manager), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -22,12 +22,14 @@ from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.model_file import make_initialisers_constant, onnx_file, read_model, written_model
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Provenance, Servable, Variant
-from foldserve.settings import ProviderChoice, ServerSettings
+from foldserve.settings import ModelSettings, ProviderChoice, ServerSettings
 
 log = get_logger()
 
 
-def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -> Servable:
+def load(
+    source: ModelVersion, lifecycle: Lifecycle, settings: ModelSettings, server: ServerSettings
+) -> Servable:
     """Load one model version; on return its lifecycle is in WARMING and it only needs publishing.
 
     Raises the exceptions under :class:`~foldserve.errors.LoadFailed`.
@@ -44,7 +46,7 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
 
     with tempfile.TemporaryDirectory(prefix="foldserve-") as scratch:
         with stage(State.LOADING):
-            file = onnx_file(source, Path(scratch), settings)
+            file = onnx_file(source, Path(scratch), server)
             original = read_model(file)
             make_initialisers_constant(original)
             reference = _reference(file, name)
@@ -83,8 +85,8 @@ def load(source: ModelVersion, lifecycle: Lifecycle, settings: ServerSettings) -
     )
     batcher = Batcher(
         choice.session,
-        most_rows=settings.max_batch_size if batches else None,
-        instances=1,
+        most_rows=settings.max_batch_size if batches and settings.max_batch_size else None,
+        instances=settings.instances or 1,
         capacity=settings.max_queue_size,
     )
     return Servable(source.name, source.version, choice.session, provenance, batcher)

@@ -14,7 +14,7 @@ from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.loader import load
 from foldserve.serving.repository import VERSION, ModelVersion, latest, scan
 from foldserve.serving.servable import Servable
-from foldserve.settings import ServerSettings
+from foldserve.settings import ServerSettings, model_settings
 
 PARALLEL_LOADS = 2
 MOST_NAMES = 10
@@ -162,7 +162,7 @@ class ModelManager:
         source, lifecycle = entry.source, entry.lifecycle
         model_log = log.bind(model=source.name, version=source.version)
         try:
-            servable = load(source, lifecycle, self._settings)
+            servable = load(source, lifecycle, model_settings(self._settings), self._settings)
         except FoldserveError as error:
             lifecycle.fail(str(error))
             model_log.error("model failed to load", reason=str(error))
