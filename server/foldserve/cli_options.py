@@ -2,8 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import GenericAlias
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -52,7 +52,9 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         help=field.description,
         show_default="required" if field.is_required() else str(field.default),
     )
-    kind: Any = list[Path] if field.annotation == tuple[Path, ...] else field.annotation
+    kind: Any = field.annotation
+    if get_origin(kind) is tuple:
+        kind = GenericAlias(list, get_args(kind)[:1])  # typer's way to say that a flag may be repeated
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )

@@ -40,6 +40,14 @@ class Objective(StrEnum):
     LATENCY = "latency"
 
 
+class ModelControl(StrEnum):
+    """Who decides what of the repositories is loaded, and when."""
+
+    NONE = "none"
+    POLL = "poll"
+    EXPLICIT = "explicit"
+
+
 class TimeoutAction(StrEnum):
     """What becomes of a request that waited in line longer than its queue policy allows."""
 
@@ -140,11 +148,11 @@ class DeclaredTensor(_Settings):
     name: str
     """The tensor's name in the model."""
 
-    datatype: str
-    """The protocol's name of the element type, such as ``FP32``."""
+    datatype: str | None = None
+    """The protocol's name of the element type, such as ``FP32``; any unless given."""
 
-    shape: tuple[int, ...]
-    """Sizes with the batch axis, -1 where a size varies."""
+    shape: tuple[int, ...] | None = None
+    """Sizes with the batch axis, -1 where a size varies; any unless given."""
 
 
 class ModelSettings(ModelDefaults):
@@ -174,6 +182,18 @@ class ServerSettings(ModelDefaults):
 
     repository: tuple[Path, ...] = Field(min_length=1)
     """Model repositories: folders that hold ``<model>/<version>/model.onnx`` or ``model.pt2``."""
+
+    model_control: ModelControl = ModelControl.NONE
+    """``none`` loads all at start, ``poll`` also follows changes, ``explicit`` loads what RPCs ask for."""
+
+    poll_interval_s: float = Field(default=15.0, gt=0)
+    """Time between two looks at the repositories in mode ``poll``, in seconds."""
+
+    load_models: tuple[str, ...] = ()
+    """Models that mode ``explicit`` loads at start; ``*`` for all."""
+
+    load_threads: PositiveInt = 2
+    """Models that are loaded at the same time."""
 
     host: str = "0.0.0.0"
     """Address that gRPC and HTTP listen on."""
