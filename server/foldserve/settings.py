@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic.config import JsonDict
+
+MEASURED: JsonDict = {"unset": "measured"}
+"""Of a setting whose default is None: what tables and help texts say in its place."""
 
 
 class ProviderChoice(StrEnum):
@@ -90,10 +94,10 @@ class ModelDefaults(_Settings):
     objective: Objective = Objective.THROUGHPUT
     """What instances and threads are measured for at load, where they are not set."""
 
-    instances: int | None = Field(default=None, ge=1)
+    instances: int | None = Field(default=None, ge=1, json_schema_extra=MEASURED)
     """Runs of one model at the same time; measured at load unless set."""
 
-    intra_op_threads: int | None = Field(default=None, ge=1)
+    intra_op_threads: int | None = Field(default=None, ge=1, json_schema_extra=MEASURED)
     """Threads within one run of a model; measured at load unless set."""
 
 
@@ -207,6 +211,15 @@ class ServerSettings(ModelDefaults):
     grpc_workers: int = Field(default=256, ge=1)
     """Requests that the server holds at once, waiting ones included; further ones are refused."""
 
+    max_streams: int = Field(default=32, ge=0)
+    """Streams (ModelStreamInfer) at once; further ones are refused. They come on top of ``grpc_workers``."""
+
+    max_stream_requests: int = Field(default=16, ge=1)
+    """Requests of one stream in work, or answered but unread; the next is read when one of them is done."""
+
+    shared_memory: bool = False
+    """Whether callers on this machine may pass tensors in shared memory; only for callers that you trust."""
+
     max_message_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=2**31 - 1)
     """Largest gRPC message accepted or sent, in bytes."""
 
@@ -227,6 +240,23 @@ class ServerSettings(ModelDefaults):
 
     log_level: LogLevel = LogLevel.INFO
     """The least severe log line that is written."""
+
+    @model_validator(mode="after")
+    def _contradictions(self) -> Self:
+        """Refuse settings that cannot hold together, by both names."""
+        if self.grpc_port and self.grpc_port == self.http_port:
+            raise ValueError(f"grpc_port and http_port are both {self.grpc_port}; each needs its own")
+        if self.instances is not None and self.instances > self.grpc_workers:
+            raise ValueError(
+                f"instances is {self.instances} and grpc_workers {self.grpc_workers}: no more instances than "
+                f"requests at once can ever run; raise grpc_workers"
+            )
+        for setting, mode in (("load_models", ModelControl.EXPLICIT), ("poll_interval_s", ModelControl.POLL)):
+            if setting in self.model_fields_set and self.model_control is not mode:
+                raise ValueError(
+                    f"{setting} is given, but model_control is '{self.model_control}'; set it to '{mode}'"
+                )
+        return self
 
 
 def model_settings(server: ServerSettings, *given: Mapping[str, Any]) -> ModelSettings:
