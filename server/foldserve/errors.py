@@ -5,6 +5,9 @@
     ├── InvalidRequest          a tensor, parameter or shape that the model does not take
     ├── ModelNotFound           no such model or version
     ├── ModelNotReady           known, but not serving (loading, failed, draining) or the server stops
+    ├── RegionNotFound          no shared memory region is registered under that name
+    ├── AlreadyRegistered       a name that is taken
+    ├── LimitReached            more streams or shared memory regions than the server may have
     ├── QueueFull               more work than the model may have waiting
     ├── DeadlineExpired         the caller's time ran out before the answer was there
     ├── RequestCancelled        the caller went away before the answer was there
@@ -40,6 +43,18 @@ class ModelNotFound(FoldserveError):
 
 class ModelNotReady(FoldserveError):
     """The model is known but does not serve: it loads, failed to load or is being unloaded."""
+
+
+class RegionNotFound(FoldserveError):
+    """No shared memory region is registered under that name."""
+
+
+class AlreadyRegistered(FoldserveError):
+    """A shared memory region of that name is registered already."""
+
+
+class LimitReached(FoldserveError):
+    """The server has as many streams or shared memory regions as it may have."""
 
 
 class QueueFull(FoldserveError):
@@ -92,6 +107,9 @@ STATUS_CODE: dict[type[FoldserveError], str] = {
     InvalidRequest: "INVALID_ARGUMENT",
     ModelNotFound: "NOT_FOUND",
     ModelNotReady: "UNAVAILABLE",
+    RegionNotFound: "NOT_FOUND",
+    AlreadyRegistered: "ALREADY_EXISTS",
+    LimitReached: "RESOURCE_EXHAUSTED",
     QueueFull: "RESOURCE_EXHAUSTED",
     DeadlineExpired: "DEADLINE_EXCEEDED",
     RequestCancelled: "CANCELLED",
