@@ -1,0 +1,68 @@
+"""The classification extension: the largest values of an output as text, ``value:index[:label]``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldserve.errors import ConfigurationError, InvalidRequest
+from foldserve.serving.datatypes import datatype_name
+from foldserve.serving.validation import Array
+
+Labels = Mapping[str, Sequence[str]]
+"""Output name → the label of each class, by its index."""
+
+
+def classify(values: Array, classes: int, labels: Sequence[str], *, by_row: bool) -> Array:
+    """The ``classes`` largest of ``values``, largest first, of equals the one with the lowest index first.
+
+    ``values`` [rows, ...] become BYTES [rows, min(classes, rest)]; without ``by_row`` all of them are the
+    classes of one answer: BYTES [min(classes, size)]. Numbers are written as C's ``%f`` and ``%d`` do, as
+    Triton does. NaN comes last. Raises :class:`InvalidRequest` for an output that is not of numbers.
+    """
+    if values.dtype.kind in "bO":
+        raise InvalidRequest(f"classification: {datatype_name(values.dtype)} values have no order")
+    rows = values.reshape(len(values), -1) if by_row else values.reshape(1, -1)
+    numbers = rows if rows.dtype.kind in "iu" else rows.astype(np.float64)
+    ranks = _ranks(numbers)[:, :classes]
+    texts = np.empty(ranks.shape, np.object_)
+    for row, ranked in enumerate(ranks.tolist()):
+        texts[row] = [_text(numbers[row, index].item(), index, labels) for index in ranked]
+    return texts if by_row else texts[0]
+
+
+def read_labels(folder: Path, files: Mapping[str, str], outputs: Sequence[str]) -> Labels:
+    """The labels of a model's outputs, from files in its folder with one label per line.
+
+    Raises :class:`ConfigurationError`.
+    """
+    for output in files:
+        if output not in outputs:
+            raise ConfigurationError(
+                f"labels for output '{output}', which the model does not have; it gives {', '.join(outputs)}"
+            )
+    return {output: _lines(folder, file) for output, file in files.items()}
+
+
+def _lines(folder: Path, name: str) -> list[str]:
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise ConfigurationError(f"label file {name} is outside the model's folder {folder}; move it there")
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"label file {name} in {folder} cannot be read: {error}") from None
+
+
+def _ranks(numbers: Array) -> NDArray[np.intp]:
+    """Indices [rows, classes] of the values, largest first; what is equal keeps its order."""
+    ordered = np.where(np.isnan(numbers), -np.inf, numbers) if numbers.dtype.kind == "f" else numbers
+    mirrored: NDArray[np.intp] = np.argsort(ordered[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    return numbers.shape[1] - 1 - mirrored
+
+
+def _text(value: float | int, index: int, labels: Sequence[str]) -> bytes:
+    number = f"{value:f}" if isinstance(value, float) else str(value)
+    label = f":{labels[index]}" if index < len(labels) and labels[index] else ""
+    return f"{number}:{index}{label}".encode()
