@@ -1,5 +1,6 @@
 """The classification extension: the largest values of an output as text, ``value:index[:label]``."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def classify(values: Array, classes: int, labels: Sequence[str], *, by_row: bool
     """
     if values.dtype.kind in "bO":
         raise InvalidRequest(f"classification: {datatype_name(values.dtype)} values have no order")
-    rows = values.reshape(len(values), -1) if by_row else values.reshape(1, -1)
+    rows = values.reshape(len(values), math.prod(values.shape[1:])) if by_row else values.reshape(1, -1)
     numbers = rows if rows.dtype.kind in "iu" else rows.astype(np.float64)
     ranks = _ranks(numbers)[:, :classes]
     texts = np.empty(ranks.shape, np.object_)
@@ -58,8 +59,9 @@ def _lines(folder: Path, name: str) -> list[str]:
 def _ranks(numbers: Array) -> NDArray[np.intp]:
     """Indices [rows, classes] of the values, largest first; what is equal keeps its order."""
     ordered = np.where(np.isnan(numbers), -np.inf, numbers) if numbers.dtype.kind == "f" else numbers
-    mirrored: NDArray[np.intp] = np.argsort(ordered[:, ::-1], axis=1, kind="stable")[:, ::-1]
-    return numbers.shape[1] - 1 - mirrored
+    mirrored = np.argsort(ordered[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    ranks: NDArray[np.intp] = numbers.shape[1] - 1 - mirrored
+    return ranks
 
 
 def _text(value: float | int, index: int, labels: Sequence[str]) -> bytes:

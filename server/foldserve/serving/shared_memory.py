@@ -135,7 +135,7 @@ class SharedMemory:
             return [self._regions[name]]
 
     def slot(self, name: str, offset: int, byte_size: int) -> Slot:
-        """The place of a tensor; raises :class:`RegionNotFound` or, beyond the end, :class:`InvalidRequest`."""
+        """A tensor's place; raises :class:`RegionNotFound` and, beyond the end, :class:`InvalidRequest`."""
         if not name:
             raise InvalidRequest("shared_memory_region needs the name of a registered region")
         (region,) = self.regions(name)
