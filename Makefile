@@ -73,7 +73,7 @@ bench: setup $(FOLDERS_VENV)/.complete ## Compare folding with other tools: shar
 lint: setup ## Check style, formatting and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy server/foldserve client/foldserve_client proto/foldserve_proto examples tests
+	@$(BIN)/mypy server/foldserve client/foldserve_client proto/foldserve_proto examples tests benchmarks
 
 format: setup ## Mend style and formatting, and write the README's tables
 	@$(BIN)/ruff check --fix

@@ -1,0 +1,100 @@
+"""Compute's limit: a bare loop over ONNX Runtime sessions, without any server.
+
+Run as ``serving_bare.py MODEL INSTANCES THREADS BATCH SECONDS`` it prints what it did as JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from serving_harness import PYTHON, cpu_list
+
+
+@dataclass(frozen=True)
+class Bare:
+    """What a bare loop did."""
+
+    instances: int
+    """Sessions, each with a loop of its own."""
+
+    threads: int
+    """Threads within each run."""
+
+    batch: int
+    images: int
+    seconds: float
+    cpu_s: float
+
+    @property
+    def rate(self) -> float:
+        """Images per second."""
+        return self.images / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """Processor time per image, in milliseconds."""
+        return 1e3 * self.cpu_s / self.images
+
+
+def bare(
+    model: Path, cores: Collection[int], *, instances: int, threads: int, batch: int, seconds: float
+) -> Bare:
+    """Loop over the model for so many seconds, in a process of its own on these cores."""
+    arguments = [str(model), *map(str, (instances, threads, batch, seconds))]
+    run = subprocess.run(
+        ["taskset", "-c", cpu_list(cores), PYTHON, __file__, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"},
+    )
+    return Bare(**json.loads(run.stdout))
+
+
+def settings(cores: int) -> list[tuple[int, int]]:
+    """Every sensible (instances, threads) on so many cores: all of them in use, none twice."""
+    return [(instances, cores // instances) for instances in range(1, cores + 1) if cores % instances == 0]
+
+
+def measure(model: str, instances: int, threads: int, batch: int, seconds: float) -> Bare:
+    """Loop over sessions of ``model``; one run of each to warm up comes before the clock starts."""
+    import onnxruntime  # noqa: PLC0415  # whoever only calls bare() needs none
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    sessions = [
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        for _ in range(instances)
+    ]
+    (spec,) = sessions[0].get_inputs()
+    feed = {spec.name: np.random.default_rng(0).standard_normal((batch, *spec.shape[1:]), np.float32)}
+    runs = [0] * instances
+    for session in sessions:
+        session.run(None, feed)
+
+    def loop(number: int, until: float) -> None:
+        while time.perf_counter() < until:
+            sessions[number].run(None, feed)
+            runs[number] += 1
+
+    started, cpu = time.perf_counter(), time.process_time()
+    loops = [threading.Thread(target=loop, args=(n, started + seconds)) for n in range(instances)]
+    for thread in loops:
+        thread.start()
+    for thread in loops:
+        thread.join()
+    took, spent = time.perf_counter() - started, time.process_time() - cpu
+    return Bare(instances, threads, batch, sum(runs) * batch, took, spent)
+
+
+if __name__ == "__main__":
+    file, *numbers, duration = sys.argv[1:]
+    result = measure(file, *map(int, numbers), seconds=float(duration))  # type: ignore[misc]
+    sys.stdout.write(json.dumps(asdict(result)))

@@ -1,0 +1,118 @@
+"""Load from h2load, which asks far more of a server than a Python client could: framed requests."""
+
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foldserve_proto import grpc_service_pb2 as pb
+from serving_harness import BenchmarkFailed, Process, cpu_list
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+NEEDED = "these benchmarks need h2load: apt-get install nghttp2-client (Debian, Ubuntu), brew install nghttp2"
+FRAME = struct.Struct(">BI")
+"""Before each gRPC message: whether it is compressed, and its length."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of a run of h2load."""
+
+    requests: int
+    """Requests answered, with whatever status."""
+
+    seconds: float
+    cpu_s: float
+    """Processor time of the server."""
+
+    latencies_s: Sequence[float]
+    """From the first byte sent to the last received, sorted; empty unless asked for."""
+
+    @property
+    def rate(self) -> float:
+        """Requests answered per second."""
+        return self.requests / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """The server's processor time per request, in milliseconds."""
+        return 1e3 * self.cpu_s / self.requests
+
+    def percentile(self, percent: float) -> float:
+        """The latency that so many percent of the requests did not exceed, in seconds."""
+        return self.latencies_s[min(len(self.latencies_s) - 1, int(len(self.latencies_s) * percent / 100))]
+
+
+def closed_loop(
+    server: Process,
+    request: pb.ModelInferRequest,
+    response: pb.ModelInferResponse,
+    *,
+    callers: int,
+    seconds: float,
+    cores: Collection[int],
+    keep_latencies: bool = False,
+) -> Load:
+    """Let ``callers`` callers, each on a connection of its own, ask again as soon as they are answered.
+
+    h2load sees HTTP's status, which is 200 for a gRPC error too; but an error has no message. So the bytes
+    received are compared with what as many answers of ``response``'s size have, and a difference raises
+    :class:`BenchmarkFailed`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch) / "requests.tsv"
+        options = ["--clients", str(callers), "--max-concurrent-streams", "1"]
+        options += ["--duration", f"{1e3 * seconds:.0f}ms"]
+        if keep_latencies:
+            options += ["--log-file", str(log)]
+        before = server.cpu_s()
+        output = h2load(server, request, Path(scratch), options, cores)
+        cpu_s = server.cpu_s() - before
+        requests = int(_found(r"(\d+) done", output))
+        received = int(_found(r"\((\d+)\) data", output))
+        latencies = sorted(_latencies(log)) if keep_latencies else []
+    expected = requests * (FRAME.size + response.ByteSize())
+    if not 0.99 * expected <= received <= 1.01 * expected + callers * response.ByteSize():
+        raise BenchmarkFailed(
+            f"{server.name} sent {received} bytes in answer to {requests} requests, not {expected}: "
+            f"some were refused, or answered with something else\n{output}\n{server.tail()}"
+        )
+    return Load(requests, seconds, cpu_s, latencies)
+
+
+def h2load(
+    server: Process, request: pb.ModelInferRequest, scratch: Path, options: list[str], cores: Collection[int]
+) -> str:
+    """Run h2load against the server with a request in every call; what it prints."""
+    if shutil.which("h2load") is None:
+        raise BenchmarkFailed(NEEDED)
+    message = request.SerializeToString()
+    body = scratch / "request"
+    body.write_bytes(FRAME.pack(0, len(message)) + message)
+    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    address = f"http://127.0.0.1:{server.port}{METHOD}"
+    run = subprocess.run(
+        ["taskset", "-c", cpu_list(cores), "h2load", *options, "--data", str(body), *headers, address],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode:
+        raise BenchmarkFailed(f"h2load failed: {run.stderr}{run.stdout}")
+    return run.stdout
+
+
+def _latencies(log: Path) -> list[float]:
+    rows = (line.split("\t") for line in log.read_text().splitlines())
+    return [int(row[2]) / 1e6 for row in rows if row[1] == "200"]
+
+
+def _found(pattern: str, output: str) -> str:
+    match = re.search(pattern, output)
+    if match is None:
+        raise BenchmarkFailed(f"h2load printed something unknown, without {pattern!r}:\n{output}")
+    return match[1]
