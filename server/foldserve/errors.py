@@ -60,6 +60,11 @@ class LimitReached(FoldserveError):
 class QueueFull(FoldserveError):
     """The model has as many requests waiting as it may have."""
 
+    def __init__(self, text: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+        """When it is worth trying again, in seconds."""
+
 
 class DeadlineExpired(FoldserveError):
     """The caller's deadline passed before the answer was there."""

@@ -112,7 +112,7 @@ class QueuePolicy(_Settings):
     """How long, and how many, requests of one priority may wait."""
 
     timeout_action: TimeoutAction = TimeoutAction.REJECT
-    """``reject`` answers an overdue request with DEADLINE_EXCEEDED; ``delay`` runs it after all others."""
+    """``reject`` answers an overdue request DEADLINE_EXCEEDED; ``delay`` lets its priority's others pass."""
 
     default_timeout_us: int = Field(default=0, ge=0)
     """Longest wait of a request that names no ``timeout``, in microseconds; 0: no limit."""
@@ -144,6 +144,22 @@ class Batching(_Settings):
 
     priority_queue_policies: dict[int, QueuePolicy] = {}
     """Queue policy by priority."""
+
+    @model_validator(mode="after")
+    def _contradictions(self) -> Self:
+        """Refuse priorities that do not exist."""
+        levels = self.priority_levels
+        if levels and not 1 <= self.default_priority_level <= levels:
+            raise ValueError(
+                f"default_priority_level is {self.default_priority_level}; priority_levels {levels} needs one "
+                f"from 1 to {levels}"
+            )
+        for priority in self.priority_queue_policies:
+            if not 1 <= priority <= levels:
+                raise ValueError(
+                    f"priority_queue_policies has one for {priority}, but priority_levels is {levels}"
+                )
+        return self
 
 
 class DeclaredTensor(_Settings):
