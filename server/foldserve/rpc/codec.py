@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from foldserve_proto import grpc_service_pb2 as pb
 
-from foldserve.errors import InvalidRequest, NotSupported
+from foldserve.errors import InvalidRequest
+from foldserve.rpc.parameters import Parameters, integer, string
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.serving.datatypes import DTYPES, datatype_name
+from foldserve.serving.shared_memory import SharedMemory, Slot
 from foldserve.serving.validation import Array
 
 TYPED_FIELDS = {
@@ -36,35 +38,50 @@ MAX_ELEMENTS = 2**40
 MAX_DIMENSIONS = 64
 """No tensor has more elements or dimensions than these: a larger shape is a mistake or an attack."""
 
-UNSUPPORTED_PARAMETERS = ("shared_memory_region", "classification")
+REGION = "shared_memory_region"
+OFFSET = "shared_memory_offset"
+BYTE_SIZE = "shared_memory_byte_size"
 
 
-def decode_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
+def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) -> dict[str, Array]:
     """The input tensors of a request by name; raises :class:`InvalidRequest` naming the tensor at fault."""
     raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
+    slots = [slot(tensor.parameters, shared_memory) for tensor in request.inputs]
+    sent = slots.count(None)
+    if raw and len(raw) != sent:
         raise InvalidRequest(
-            f"raw_input_contents has {len(raw)} buffers for {len(request.inputs)} inputs; send one for each"
+            f"raw_input_contents has {len(raw)} buffers for {sent} inputs; send one for each"
         )
+    buffers = iter(raw)
     arrays: dict[str, Array] = {}
-    for index, tensor in enumerate(request.inputs):
-        _refuse_unsupported(tensor.name, tensor.parameters)
+    for tensor, place in zip(request.inputs, slots, strict=True):
         if tensor.name in arrays:
             raise InvalidRequest(f"input '{tensor.name}' is given twice")
-        if raw and tensor.HasField("contents"):
-            raise InvalidRequest(f"input '{tensor.name}' has both raw and typed contents; send one of them")
+        if (raw or place) and tensor.HasField("contents"):
+            raise InvalidRequest(
+                f"input '{tensor.name}' has typed contents beside others; send one kind of them"
+            )
         shape = _shape(tensor)
-        flat = (
-            _from_raw(tensor, raw[index], math.prod(shape)) if raw else _from_typed(tensor, math.prod(shape))
-        )
+        count = math.prod(shape)
+        if place is not None:
+            flat = _from_raw(tensor, place.view(), count)
+        else:
+            flat = _from_raw(tensor, next(buffers), count) if raw else _from_typed(tensor, count)
         arrays[tensor.name] = flat.reshape(shape)
     return arrays
 
 
+def slot(parameters: Parameters, shared_memory: SharedMemory) -> Slot | None:
+    """Where in shared memory a tensor lies; None for one that is sent."""
+    if REGION not in parameters:
+        return None
+    return shared_memory.slot(
+        string(parameters, REGION), integer(parameters, OFFSET, 0), integer(parameters, BYTE_SIZE, 0)
+    )
+
+
 def requested_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
     """Names of the outputs that a request asks for; empty for all."""
-    for output in request.outputs:
-        _refuse_unsupported(output.name, output.parameters)
     return tuple(output.name for output in request.outputs)
 
 
@@ -78,10 +95,15 @@ def encode_outputs(
         tensor = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
         if typed:
             getattr(tensor.contents, TYPED_FIELDS[datatype]).extend(array.ravel().tolist())
-        elif datatype == "BYTES":
-            response.raw_output_contents.append(b"".join(_length_prefixed(array.ravel().tolist())))
         else:
-            response.raw_output_contents.append(array.tobytes())
+            response.raw_output_contents.append(raw_contents(array))
+
+
+def raw_contents(array: Array) -> bytes:
+    """The elements of a tensor in raw form."""
+    if array.dtype.kind == "O":
+        return b"".join(_length_prefixed(array.ravel().tolist()))
+    return array.tobytes()
 
 
 def is_typed(request: pb.ModelInferRequest) -> bool:
@@ -92,12 +114,6 @@ def is_typed(request: pb.ModelInferRequest) -> bool:
 def wire_shape(spec: TensorSpec) -> list[int]:
     """A tensor's shape as metadata tells it: −1 for every dimension that may vary."""
     return [dim if isinstance(dim, int) else -1 for dim in spec.shape or ()]
-
-
-def _refuse_unsupported(tensor: str, parameters: object) -> None:
-    for parameter in UNSUPPORTED_PARAMETERS:
-        if parameter in parameters:  # type: ignore[operator]
-            raise NotSupported(f"tensor '{tensor}': parameter '{parameter}' is not supported by this server")
 
 
 def _shape(tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
@@ -116,16 +132,17 @@ def _shape(tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
     return shape
 
 
-def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes, count: int) -> Array:
+def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | memoryview, count: int) -> Array:
     if tensor.datatype == "BYTES":
-        return _from_length_prefixed(tensor.name, raw, count)
+        return _from_length_prefixed(tensor.name, bytes(raw), count)
     dtype = DTYPES[tensor.datatype]
     if len(raw) != count * dtype.itemsize:
         raise InvalidRequest(
             f"input '{tensor.name}': {tensor.datatype} {list(tensor.shape)} takes "
             f"{count * dtype.itemsize} bytes, got {len(raw)}"
         )
-    return np.frombuffer(raw, dtype)
+    array = np.frombuffer(raw, dtype)
+    return array if array.flags.aligned else array.copy()
 
 
 def _from_typed(tensor: pb.ModelInferRequest.InferInputTensor, count: int) -> Array:

@@ -45,7 +45,7 @@ class GrpcServer:
             ],
         )
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(manager, metrics.requests), self._server
+            InferenceServicer(settings, manager, metrics.requests), self._server
         )
         fold_service_pb2_grpc.add_FoldServiceServicer_to_server(FoldServicer(manager), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

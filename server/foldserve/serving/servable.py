@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from foldserve.errors import ModelNotReady
@@ -12,10 +12,12 @@ from foldserve.folding.report import FoldReport
 from foldserve.observability.inference import InferenceMetrics
 from foldserve.parity.report import ParityReport
 from foldserve.runtime.session import Session
+from foldserve.runtime.tuning import Tuning
 from foldserve.serving.batcher import Batcher
+from foldserve.serving.classification import Labels
 from foldserve.serving.line import Execution
 from foldserve.serving.validation import Array
-from foldserve.settings import ProviderChoice
+from foldserve.settings import ModelSettings, ProviderChoice
 
 
 class Variant(StrEnum):
@@ -47,12 +49,25 @@ class Provenance:
     reference_seconds: Sequence[float]
     """What the unoptimised original took for each probe."""
 
+    from_cache: bool
+    """Whether an earlier load had prepared it."""
+
+    tuning: Tuning
+    settings: ModelSettings
+
 
 class Servable:
     """One loaded model version; requests hold it as a context manager, unloading waits for them."""
 
     def __init__(
-        self, name: str, version: int, session: Session, provenance: Provenance, batcher: Batcher
+        self,
+        name: str,
+        version: int,
+        session: Session,
+        provenance: Provenance,
+        batcher: Batcher,
+        *,
+        labels: Labels = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.version = version
@@ -62,6 +77,7 @@ class Servable:
         self.provider = session.provider
         self.most_rows = batcher.most_rows
         self.provenance = provenance
+        self.labels = labels
         self.metrics = InferenceMetrics(name, str(version), provenance.variant)
         self._session = session
         self._batcher = batcher

@@ -3,13 +3,15 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
-from foldserve.errors import InvalidRequest, NotSupported
+from foldserve.errors import InvalidRequest, RegionNotFound
 from foldserve.rpc import codec
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.serving.datatypes import DTYPES, datatype_name
+from foldserve.serving.shared_memory import SharedMemory
 from foldserve.serving.validation import Array
 from foldserve_proto import grpc_service_pb2 as pb
 
+NO_REGIONS = SharedMemory(enabled=False)
 VALUES = {
     "BOOL": [True, False, True, True],
     "BYTES": [b"", b"a", b"\x00\xff", b"longer than four"],
@@ -54,7 +56,7 @@ def test_every_datatype_survives_the_wire(datatype: str, typed: bool) -> None:
     codec.encode_outputs(response, [("x", _array(datatype))], typed=typed)
     request = _as_request(response)
     assert codec.is_typed(request) is (typed and datatype not in ("FP16", "BF16"))
-    array = codec.decode_inputs(request)["x"]
+    array = codec.decode_inputs(request, NO_REGIONS)["x"]
     assert array.dtype == DTYPES[datatype]
     assert array.shape == (2, 2)
     assert array.tolist() == _array(datatype).tolist()
@@ -62,7 +64,7 @@ def test_every_datatype_survives_the_wire(datatype: str, typed: bool) -> None:
 
 def test_raw_little_endian_bytes_are_read_in_place() -> None:
     raw = struct.pack("<3f", 1.0, 2.0, 3.0)
-    array = codec.decode_inputs(_request("x", "FP32", [3], raw))["x"]
+    array = codec.decode_inputs(_request("x", "FP32", [3], raw), NO_REGIONS)["x"]
     assert array.tolist() == [1.0, 2.0, 3.0]
     assert not array.flags.owndata
     assert not array.flags.writeable
@@ -83,7 +85,7 @@ def test_one_output_that_exists_only_raw_makes_the_whole_answer_raw() -> None:
 
 
 def test_empty_tensors_are_tensors() -> None:
-    array = codec.decode_inputs(_request("x", "FP32", [0, 8], b""))["x"]
+    array = codec.decode_inputs(_request("x", "FP32", [0, 8], b""), NO_REGIONS)["x"]
     assert array.shape == (0, 8)
 
 
@@ -104,21 +106,21 @@ def test_empty_tensors_are_tensors() -> None:
 )
 def test_a_malformed_tensor_is_named(request_: pb.ModelInferRequest, text: str) -> None:
     with pytest.raises(InvalidRequest, match=text):
-        codec.decode_inputs(request_)
+        codec.decode_inputs(request_, NO_REGIONS)
 
 
 def test_raw_and_typed_do_not_mix() -> None:
     request = _request("x", "FP32", [1], b"1234")
     request.inputs[0].contents.fp32_contents.append(1.0)
-    with pytest.raises(InvalidRequest, match="input 'x' has both raw and typed contents"):
-        codec.decode_inputs(request)
+    with pytest.raises(InvalidRequest, match="input 'x' has typed contents beside others"):
+        codec.decode_inputs(request, NO_REGIONS)
 
 
 def test_there_is_one_raw_buffer_for_each_input() -> None:
     request = _request("x", "FP32", [1], b"1234")
     request.raw_input_contents.append(b"1234")
     with pytest.raises(InvalidRequest, match="2 buffers for 1 inputs"):
-        codec.decode_inputs(request)
+        codec.decode_inputs(request, NO_REGIONS)
 
 
 def test_an_input_comes_once() -> None:
@@ -126,32 +128,28 @@ def test_an_input_comes_once() -> None:
     request.inputs.add(name="x", datatype="FP32", shape=[1])
     request.raw_input_contents.append(b"1234")
     with pytest.raises(InvalidRequest, match="input 'x' is given twice"):
-        codec.decode_inputs(request)
+        codec.decode_inputs(request, NO_REGIONS)
 
 
 def test_typed_values_belong_in_the_field_of_their_datatype() -> None:
     request = _request("x", "INT64", [1])
     request.inputs[0].contents.int_contents.append(1)
     with pytest.raises(InvalidRequest, match="INT64 belongs in int64_contents, got int_contents"):
-        codec.decode_inputs(request)
+        codec.decode_inputs(request, NO_REGIONS)
 
 
 def test_typed_values_must_fit_their_datatype() -> None:
     request = _request("x", "INT8", [1])
     request.inputs[0].contents.int_contents.append(300)
     with pytest.raises(InvalidRequest, match=r"input 'x'.*300"):
-        codec.decode_inputs(request)
+        codec.decode_inputs(request, NO_REGIONS)
 
 
-@pytest.mark.parametrize("parameter", ["shared_memory_region", "classification"])
-def test_what_is_not_offered_is_refused_by_name(parameter: str) -> None:
-    request = _request("x", "FP32", [1], b"1234")
-    request.inputs[0].parameters[parameter].int64_param = 1
-    request.outputs.add(name="y").parameters[parameter].int64_param = 1
-    with pytest.raises(NotSupported, match=f"'x'.*'{parameter}'"):
-        codec.decode_inputs(request)
-    with pytest.raises(NotSupported, match=f"'y'.*'{parameter}'"):
-        codec.requested_outputs(request)
+def test_a_tensor_in_a_region_that_nobody_registered_is_refused() -> None:
+    request = _request("x", "FP32", [1])
+    request.inputs[0].parameters["shared_memory_region"].string_param = "nowhere"
+    with pytest.raises(RegionNotFound, match="'nowhere'"):
+        codec.decode_inputs(request, NO_REGIONS)
 
 
 def test_metadata_shapes_have_minus_one_for_what_varies() -> None:
