@@ -14,6 +14,7 @@ from foldserve.observability.metrics import Metrics
 from foldserve.rpc.fold import FoldServicer
 from foldserve.rpc.health import Health
 from foldserve.rpc.interceptor import OutcomeInterceptor
+from foldserve.rpc.outcome import Outcomes
 from foldserve.rpc.reflection import reflection_pool
 from foldserve.rpc.servicer import InferenceServicer
 from foldserve.serving.manager import ModelManager
@@ -33,11 +34,12 @@ class GrpcServer:
 
     def __init__(self, settings: ServerSettings, manager: ModelManager, metrics: Metrics) -> None:
         self._health = Health()
+        outcomes = Outcomes(metrics.requests, manager.labels)
         self._server = grpc.server(
             ThreadPoolExecutor(settings.grpc_workers, "rpc"),
             # One more than there are threads would wait unseen, without a deadline.
             maximum_concurrent_rpcs=settings.grpc_workers + RESERVED_FOR_WATCHES,
-            interceptors=[OutcomeInterceptor(metrics.requests, manager.labels)],
+            interceptors=[OutcomeInterceptor(outcomes)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
