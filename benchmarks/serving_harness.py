@@ -1,6 +1,7 @@
 """Servers as processes of their own: started on chosen cores, watched through /proc, ended by their id."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from foldserve_proto import grpc_service_pb2 as pb
@@ -154,6 +156,15 @@ class Process:
         """Resident memory."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
 
+    def reset_peak(self) -> None:
+        """Let the peak of resident memory start anew."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def peak_rss_bytes(self) -> int:
+        """The most resident memory since the last :meth:`reset_peak`."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
     def escaped_threads(self) -> list[str]:
         """Names of the threads that took the liberty to run on cores that they were not given."""
         escaped = []
@@ -198,6 +209,20 @@ def record_answer(model: Model) -> None:
         response_file(model).write_bytes(server.answer(model.request()).SerializeToString())
 
 
+def warn_of_escapes(servers: Sequence[Process]) -> None:
+    """Say which servers run on cores that they were not given."""
+    for server in servers:
+        if escaped := server.escaped_threads():
+            say(f"{server.name} also runs on cores that it was not given: {', '.join(escaped)}")
+
+
+def mean_batch(server: Process) -> float:
+    """Rows per run of our server's engine so far."""
+    samples = server.metrics()
+    runs = total(samples, "foldserve_inference_exec_count_total")
+    return total(samples, "foldserve_inference_count_total") / runs
+
+
 def total(samples: Samples, name: str, **labels: str) -> float:
     """The sum of the samples called ``name`` that have these labels."""
     wanted = set(labels.items())
@@ -207,6 +232,13 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 def cpu_list(cores: Collection[int]) -> str:
     """Cores as ``taskset`` wants them."""
     return ",".join(map(str, sorted(cores)))
+
+
+def write_result(name: str, result: dict[str, Any]) -> None:
+    """Keep a result, and show it."""
+    text = json.dumps(result, indent=1) + "\n"
+    say(text)
+    (RESULTS / f"{name}.json").write_text(text)
 
 
 def say(text: str) -> None:

@@ -9,11 +9,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from foldserve_proto import grpc_service_pb2 as pb
-from serving_harness import BenchmarkFailed, Process, cpu_list
+from serving_harness import BenchmarkFailed, Process, cpu_list, say
+from serving_models import Model
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 NEEDED = "these benchmarks need h2load: apt-get install nghttp2-client (Debian, Ubuntu), brew install nghttp2"
+HTTP_OK = 200
+WARM_UP_S = 2.0
 FRAME = struct.Struct(">BI")
 """Before each gRPC message: whether it is compressed, and its length."""
 
@@ -30,7 +34,10 @@ class Load:
     """Processor time of the server."""
 
     latencies_s: Sequence[float]
-    """From the first byte sent to the last received, sorted; empty unless asked for."""
+    """From the first byte sent to the last received."""
+
+    finished_s: Sequence[float]
+    """When each was answered, from the first answer on."""
 
     @property
     def rate(self) -> float:
@@ -42,9 +49,17 @@ class Load:
         """The server's processor time per request, in milliseconds."""
         return 1e3 * self.cpu_s / self.requests
 
-    def percentile(self, percent: float) -> float:
-        """The latency that so many percent of the requests did not exceed, in seconds."""
-        return self.latencies_s[min(len(self.latencies_s) - 1, int(len(self.latencies_s) * percent / 100))]
+    @property
+    def steady_rate(self) -> float:
+        """Requests per second as the slope of the answers over time.
+
+        Unlike :attr:`rate` it does not depend on where the measurement cuts the first and the last batch.
+        """
+        return float(np.polyfit(self.finished_s, np.arange(len(self.finished_s)), 1)[0])
+
+    def percentile_ms(self, percent: float) -> float:
+        """The latency that so many percent of the requests did not exceed, in milliseconds."""
+        return 1e3 * float(np.percentile(self.latencies_s, percent))
 
 
 def closed_loop(
@@ -55,7 +70,6 @@ def closed_loop(
     callers: int,
     seconds: float,
     cores: Collection[int],
-    keep_latencies: bool = False,
 ) -> Load:
     """Let ``callers`` callers, each on a connection of its own, ask again as soon as they are answered.
 
@@ -67,21 +81,54 @@ def closed_loop(
         log = Path(scratch) / "requests.tsv"
         options = ["--clients", str(callers), "--max-concurrent-streams", "1"]
         options += ["--duration", f"{1e3 * seconds:.0f}ms"]
-        if keep_latencies:
-            options += ["--log-file", str(log)]
+        options += ["--log-file", str(log)]
         before = server.cpu_s()
         output = h2load(server, request, Path(scratch), options, cores)
         cpu_s = server.cpu_s() - before
         requests = int(_found(r"(\d+) done", output))
         received = int(_found(r"\((\d+)\) data", output))
-        latencies = sorted(_latencies(log)) if keep_latencies else []
+        rows = np.loadtxt(log, dtype=np.int64, ndmin=2)
     expected = requests * (FRAME.size + response.ByteSize())
     if not 0.99 * expected <= received <= 1.01 * expected + callers * response.ByteSize():
         raise BenchmarkFailed(
             f"{server.name} sent {received} bytes in answer to {requests} requests, not {expected}: "
             f"some were refused, or answered with something else\n{output}\n{server.tail()}"
         )
-    return Load(requests, seconds, cpu_s, latencies)
+    answered = rows[rows[:, 1] == HTTP_OK]
+    finished = np.sort(answered[:, 0] + answered[:, 2])
+    return Load(requests, seconds, cpu_s, answered[:, 2] / 1e6, (finished - finished[0]) / 1e6)
+
+
+def in_turns(
+    servers: Sequence[Process],
+    model: Model,
+    *,
+    callers: int,
+    rounds: int,
+    seconds: float,
+    cores: Collection[int],
+) -> dict[str, list[Load]]:
+    """One load after the other on each server, round after round; the first round only warms up."""
+    request = model.request()
+    loads: dict[str, list[Load]] = {server.name: [] for server in servers}
+    for number in range(rounds + 1):
+        for server in servers:
+            load = closed_loop(
+                server,
+                request,
+                server.answer(request),
+                callers=callers,
+                seconds=seconds if number else min(seconds, WARM_UP_S),
+                cores=cores,
+            )
+            if number:
+                loads[server.name].append(load)
+                say(
+                    f"{model.name}, {callers} callers, round {number}, {server.name}: "
+                    f"{load.rate:.0f} requests/s, {load.cpu_ms:.3f} ms of CPU each, "
+                    f"p50 {load.percentile_ms(50):.2f} ms"
+                )
+    return loads
 
 
 def h2load(
@@ -104,11 +151,6 @@ def h2load(
     if run.returncode:
         raise BenchmarkFailed(f"h2load failed: {run.stderr}{run.stdout}")
     return run.stdout
-
-
-def _latencies(log: Path) -> list[float]:
-    rows = (line.split("\t") for line in log.read_text().splitlines())
-    return [int(row[2]) / 1e6 for row in rows if row[1] == "200"]
 
 
 def _found(pattern: str, output: str) -> str:
