@@ -10,7 +10,10 @@ from foldserve.commands.progress import doing
 from foldserve.commands.report import ModelFile
 from foldserve.errors import UnsupportedModel
 from foldserve.importing import PICKLE_SUFFIXES, ImportReport, import_program, refuse_pickle
-from foldserve.serving.model_file import LARGEST_MESSAGE_BYTES, read_model
+from foldserve.serving.model_file import read_model
+
+LARGEST_MESSAGE_BYTES = 1_500_000_000
+"""Models above this keep their weights in a file of their own: a protobuf message ends at 2 GB."""
 
 _CHUNK_BYTES = 1 << 20
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from foldserve.runtime.in_memory import in_memory
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Session
 from foldserve.runtime.tensors import TensorSpec
@@ -65,8 +66,7 @@ def saved(model: ir.Model) -> Iterator[Path]:
 @contextmanager
 def unoptimised(model: ir.Model) -> Iterator[Session]:
     """The model as it stands, on the CPU; raises what :class:`OnnxRuntimeSession` raises."""
-    with (
-        saved(model) as file,
-        closing(OnnxRuntimeSession(file, provider=ProviderChoice.CPU, optimise=False)) as session,
-    ):
+    with closing(
+        OnnxRuntimeSession(in_memory(model), provider=ProviderChoice.CPU, optimise=False)
+    ) as session:
         yield session

@@ -20,6 +20,7 @@ from foldserve.errors import (
     ProviderUnavailable,
     UnsupportedModel,
 )
+from foldserve.runtime.in_memory import InMemoryModel
 from foldserve.runtime.messages import useful_part
 from foldserve.runtime.onnxruntime_module import CPU_PROVIDER, CUDA_PROVIDER, LOG_NOTHING, onnxruntime
 from foldserve.runtime.providers import resolve_provider
@@ -70,7 +71,7 @@ class OnnxRuntimeSession:
 
     def __init__(
         self,
-        source: Path | bytes,
+        source: Path | bytes | InMemoryModel,
         *,
         provider: ProviderChoice = ProviderChoice.AUTO,
         optimise: bool = True,
@@ -78,7 +79,7 @@ class OnnxRuntimeSession:
         intra_op_threads: int | None = None,
         name: str | None = None,
     ) -> None:
-        """Load ``source``: a file, external data beside it, or the bytes of a model with all its data inside.
+        """Load ``source``: a file, external data beside it, the bytes of a whole model, or one in memory.
 
         ``optimise=False`` turns all graph optimisation off: the parity reference; ``disabled_optimisers``
         turns single ones off, by the runtime's names. ``intra_op_threads`` is the number of threads within
@@ -108,6 +109,8 @@ class OnnxRuntimeSession:
         self._outputs = tuple(_spec(argument, self._name) for argument in session.get_outputs())
         self._has_bfloat16 = any(spec.dtype == BFLOAT16 for spec in (*self._inputs, *self._outputs))
         self._session: Any = session
+        # The runtime reads them where they lie, and does not keep them from going away.
+        self._weights = source.weights if isinstance(source, InMemoryModel) else None
 
     @property
     def provider(self) -> Provider:
@@ -147,10 +150,11 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Release the model's memory."""
         self._session = None
+        self._weights = None
 
 
 def create_inference_session(
-    source: Path | bytes,
+    source: Path | bytes | InMemoryModel,
     provider: Provider,
     *,
     optimise: bool = True,
@@ -167,6 +171,9 @@ def create_inference_session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if intra_op_threads is not None:
         options.intra_op_num_threads = intra_op_threads
+    if isinstance(source, InMemoryModel):
+        values = [_ort_value(array) for array in source.weights.values()]
+        options.add_external_initializers(list(source.weights), values)
     providers: list[str | tuple[str, dict[str, str]]] = [CPU_PROVIDER]
     if provider is Provider.CUDA:
         # Finds CUDA in NVIDIA's Python packages. What it prints of missing ones, the session says again.
@@ -175,7 +182,7 @@ def create_inference_session(
         providers.insert(0, (CUDA_PROVIDER, CUDA_OPTIONS))
     # The runtime's own fallback would print to the terminal and hide where the model runs.
     return onnxruntime.InferenceSession(
-        source,
+        source.graph if isinstance(source, InMemoryModel) else source,
         options,
         providers=providers,
         enable_fallback=False,
@@ -205,15 +212,18 @@ def _load_error(model: str, error: Exception) -> LoadFailed:
 
 def _run_ort_values(session: Any, names: list[str], feed: Mapping[str, Array]) -> list[Array]:
     """Run with the runtime's own values: the only way in and out for bfloat16, which numpy does not have."""
-    values = {
-        name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
-            np.require(array, requirements="C").view(np.uint16), TensorProto.BFLOAT16
-        )
-        if array.dtype == BFLOAT16
-        else onnxruntime.OrtValue.ortvalue_from_numpy(np.require(array, requirements="C"))
-        for name, array in feed.items()
-    }
+    values = {name: _ort_value(array) for name, array in feed.items()}
     return [_array(value) for value in session.run_with_ort_values(names, values)]
+
+
+def _ort_value(array: Array) -> Any:
+    """The runtime's view of an array, which must outlive it."""
+    contiguous = np.require(array, requirements="C")
+    if array.dtype == BFLOAT16:
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            contiguous.view(np.uint16), TensorProto.BFLOAT16
+        )
+    return onnxruntime.OrtValue.ortvalue_from_numpy(contiguous)
 
 
 def _array(value: Any) -> Array:

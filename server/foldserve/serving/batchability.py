@@ -15,7 +15,10 @@ from foldserve.settings import ParityBudget
 
 
 def rows_are_independent(session: Session, probe: Probe, budget: ParityBudget) -> bool:
-    """Whether ``probe`` has the same answer, within the budget, in one run and row by row."""
+    """Whether rows of ``probe`` have the same answer, within the budget, by themselves as among the others.
+
+    The first row, one in the middle and the last are tried: whatever mixes rows reaches one of them.
+    """
     specs = (*session.inputs, *session.outputs)
     if not all(spec.shape and not isinstance(spec.shape[0], int) for spec in specs):
         return False
@@ -24,13 +27,12 @@ def rows_are_independent(session: Session, probe: Probe, budget: ParityBudget) -
         return False
     try:
         together = session.run(probe)
-        alone = [
-            session.run({name: array[row : row + 1] for name, array in probe.items()}) for row in range(rows)
-        ]
+        tried = sorted({0, rows // 2, rows - 1})
+        alone = [session.run({name: array[row : row + 1] for name, array in probe.items()}) for row in tried]
     except ExecutionFailed:
         return False
     return all(
         whole.shape[:1] == (rows,)
-        and keeps(budget, distance(whole, np.concatenate([outputs[index] for outputs in alone])))
+        and keeps(budget, distance(whole[tried], np.concatenate([outputs[index] for outputs in alone])))
         for index, whole in enumerate(together)
     )

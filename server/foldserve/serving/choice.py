@@ -14,7 +14,9 @@ from foldserve.parity.judge import Judge
 from foldserve.parity.precision import model_precision
 from foldserve.parity.probes import ProbeSet
 from foldserve.parity.proof import Fold, prove_fold
+from foldserve.parity.remembered import RememberingSession
 from foldserve.parity.report import ParityReport, Verdict
+from foldserve.runtime.in_memory import InMemoryModel, in_memory
 from foldserve.runtime.onnxruntime_session import UNSOUND_OPTIMISERS, OnnxRuntimeSession
 from foldserve.runtime.session import Session
 from foldserve.serving.ladder import Attempt, Finding, Form, Optimisation, next_attempt
@@ -30,9 +32,6 @@ class Candidate:
 
     form: Form
     model: ir.Model
-    source: Path | bytes
-    """``model`` as sessions take it."""
-
     fold_report: FoldReport
     """What folding did; for the unfolded form, what it would have done."""
 
@@ -42,10 +41,8 @@ class Choice:
     """What serves, and its proof; the first fold's failed proof where no fold serves."""
 
     candidate: Candidate
-    optimisation: str
-    """What the runtime may do to the graph, in a word or two."""
-
-    session: Session
+    optimisation: Optimisation
+    session: RememberingSession
     parity_report: ParityReport
 
 
@@ -86,7 +83,9 @@ def choose(
     reports: list[ParityReport] = []
     candidate, attempt = preferred, Attempt(preferred.form)
     while True:
-        session = _session(candidate.source, attempt.optimisation, provider, name)
+        session = RememberingSession(
+            open_session(in_memory(candidate.model), attempt.optimisation, provider=provider, name=name)
+        )
         report = proof.of(candidate, session)
         wrong = wrong_sites(report, candidate.fold_report)
         proven = report.verdict is not Verdict.UNPROVEN
@@ -95,14 +94,14 @@ def choose(
         following = next_attempt(findings)
         if following is None:
             folded = candidate.form.variant is Variant.FOLDED
-            return Choice(candidate, _words(attempt.optimisation), session, report if folded else reports[0])
+            return Choice(candidate, attempt.optimisation, session, report if folded else reports[0])
         session.close()
         log.log(
             logging.ERROR if proven else logging.WARNING,
             "parity breach at load: falling back" if proven else "nothing to prove the fold on: not folding",
             model=name,
             candidate=candidate.form.variant,
-            optimisation=_words(attempt.optimisation),
+            optimisation=in_words(attempt.optimisation),
             evidence=report.explanation,
             wrong_sites=wrong,
         )
@@ -121,18 +120,25 @@ def wrong_sites(report: ParityReport, fold_report: FoldReport) -> list[str]:
     ]
 
 
-def _session(
-    source: Path | bytes, optimisation: Optimisation, provider: ProviderChoice, name: str
+def open_session(
+    source: Path | InMemoryModel,
+    optimisation: Optimisation,
+    *,
+    provider: ProviderChoice,
+    name: str,
+    intra_op_threads: int | None = None,
 ) -> Session:
+    """A session that may do to the graph what ``optimisation`` says; raises what creating one raises."""
     return OnnxRuntimeSession(
         source,
         provider=provider,
         optimise=optimisation is not Optimisation.OFF,
         disabled_optimisers=UNSOUND_OPTIMISERS if optimisation is Optimisation.SOUND else (),
+        intra_op_threads=intra_op_threads,
         name=name,
     )
 
 
-def _words(optimisation: Optimisation) -> str:
+def in_words(optimisation: Optimisation) -> str:
     """As metadata and log lines have it: with the names of what is left out."""
     return f"without {', '.join(UNSOUND_OPTIMISERS)}" if optimisation is Optimisation.SOUND else optimisation

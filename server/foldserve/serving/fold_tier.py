@@ -29,6 +29,8 @@ def folded_forms(model: ir.Model, most: int) -> list[FoldResult]:
     """The model folded at tier 1, then at each higher tier up to ``most`` that folds more than the last."""
     forms = [fold(model, max_tier=min(most, ALWAYS))]
     for tier in range(ALWAYS + 1, most + 1):
+        if _folded(forms[-1]) == len(forms[-1].report.sites):
+            break
         form = fold(model, max_tier=tier)
         if _folded(form) > _folded(forms[-1]):
             forms.append(form)

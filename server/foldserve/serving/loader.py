@@ -1,28 +1,29 @@
-"""From a version folder to a servable: read, fold, choose, prove, warm."""
+"""From a version folder to a servable: opened from the cache or prepared, tuned, warm."""
 
+import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from foldserve.errors import ExecutionFailed
-from foldserve.folding import FoldResult, fold
+from foldserve.disk_cache import read_entry, write_entry
+from foldserve.errors import InvalidModel
 from foldserve.observability.logging import get_logger
-from foldserve.parity.judge import Float64Judge
-from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
-from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
+from foldserve.runtime.memory import return_freed_memory
+from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Session
-from foldserve.serving.batchability import rows_are_independent
-from foldserve.serving.batcher import Batcher, rows_of
-from foldserve.serving.choice import Candidate, Proof, choose
-from foldserve.serving.fold_tier import ALWAYS, fastest, folded_forms, median_seconds
-from foldserve.serving.ladder import UNFOLDED, Form
+from foldserve.runtime.tuning import Tuning
+from foldserve.serving.artefacts import MODEL, Artefact, artefact_key, evidence_in, write_artefact
+from foldserve.serving.batcher import Batcher
+from foldserve.serving.choice import in_words, open_session
+from foldserve.serving.classification import read_labels
 from foldserve.serving.lifecycle import Lifecycle, State
-from foldserve.serving.model_file import make_initialisers_constant, onnx_file, read_model, written_model
+from foldserve.serving.model_file import onnx_file
+from foldserve.serving.preparation import prepare
 from foldserve.serving.repository import ModelVersion
-from foldserve.serving.servable import Provenance, Servable, Variant
-from foldserve.settings import ModelSettings, ProviderChoice, ServerSettings
+from foldserve.serving.servable import Provenance, Servable
+from foldserve.serving.stages import Stages
+from foldserve.serving.tune import tuned
+from foldserve.settings import ModelSettings, ServerSettings
 
 log = get_logger()
 
@@ -34,114 +35,127 @@ def load(
 
     Raises the exceptions under :class:`~foldserve.errors.LoadFailed`.
     """
-    name = f"model '{source.name}' version {source.version}"
-    stage_seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(state: State) -> Iterator[None]:
-        lifecycle.advance(state)
-        started = time.perf_counter()
-        yield
-        stage_seconds[state.lower()] = time.perf_counter() - started
-
     with tempfile.TemporaryDirectory(prefix="foldserve-") as scratch:
-        with stage(State.LOADING):
-            file = onnx_file(source, Path(scratch), server)
-            original = read_model(file)
-            make_initialisers_constant(original)
-            reference = _reference(file, name)
-        with closing(reference):
-            with stage(State.FOLDING):
-                lowest = min(ALWAYS, settings.max_fold_tier)
-                forms = folded_forms(original, settings.max_fold_tier)
-                folded = [_folded(form, max(lowest, _tier(form)), scratch) for form in forms]
-            with stage(State.PROVING):
-                probes = _probes(source, reference)
-                proof = Proof(original, reference, probes, settings.parity, Float64Judge(file))
-
-                def build(form: Form) -> Candidate:
-                    if form == UNFOLDED:
-                        return Candidate(form, original, file, folded[0].fold_report)
-                    result = fold(original, max_tier=form.tier, keep=form.kept)
-                    return _folded(result, form.tier, scratch, form.kept)
-
-                best = _fastest(folded, probes, settings.provider, name)
-                choice = choose(name, best, build, proof, settings.provider)
-            with stage(State.WARMING):
-                taken = [probe for probe in probes.probes if _seconds(choice.session, probe) is not None]
-                reference_seconds = [_seconds(reference, probe) for probe in taken]
-                batches = bool(taken) and rows_are_independent(
-                    choice.session, max(taken, key=rows_of), choice.parity_report.budget
-                )
-    provenance = Provenance(
-        variant=choice.candidate.form.variant,
-        optimisation=choice.optimisation,
-        requested_provider=settings.provider,
-        fold_report=choice.candidate.fold_report,
-        parity_report=choice.parity_report,
-        batches=batches,
-        stage_seconds=stage_seconds,
-        reference_seconds=[seconds for seconds in reference_seconds if seconds is not None],
-    )
-    batcher = Batcher(
-        choice.session,
-        most_rows=settings.max_batch_size if batches and settings.max_batch_size else None,
-        instances=settings.instances or 1,
-        capacity=settings.max_queue_size,
-    )
-    return Servable(source.name, source.version, choice.session, provenance, batcher)
+        loading = _Loading(source, settings, server, Stages(lifecycle), Path(scratch))
+        loaded = loading.restored() or loading.prepared()
+    return_freed_memory()
+    loading.stages.pass_through(State.FOLDING, State.PROVING, State.WARMING)
+    return loading.servable(loaded)
 
 
-def _folded(result: FoldResult, tier: int, scratch: str, kept: frozenset[str] = frozenset()) -> Candidate:
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    source = written_model(result.model, folder, result.report.initializer_bytes_after)
-    return Candidate(Form(Variant.FOLDED, tier, kept), result.model, source, result.report)
+@dataclass(frozen=True)
+class _Loaded:
+    """A prepared model, open as it will serve."""
+
+    artefact: Artefact
+    tuning: Tuning
+    session: Session
+    from_cache: bool
 
 
-def _tier(form: FoldResult) -> int:
-    """The highest tier that folding used."""
-    return max((site.tier or 0 for site in form.report.sites), default=0)
+class _Loading:
+    """One load: what it is about, and the two ways in which it may go."""
 
+    def __init__(
+        self,
+        source: ModelVersion,
+        settings: ModelSettings,
+        server: ServerSettings,
+        stages: Stages,
+        scratch: Path,
+    ) -> None:
+        self._source = source
+        self._settings = settings
+        self._server = server
+        self._scratch = scratch
+        self._name = f"model '{source.name}' version {source.version}"
+        self.stages = stages
+        with stages.of(State.LOADING):
+            self._key = artefact_key(source, settings, resolve_provider(settings.provider))
+        self._cache = server.cache_dir.expanduser()
 
-def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderChoice, name: str) -> Candidate:
-    """The candidate to prefer, measured on the last probe; mostly there is but one, nothing to measure."""
-    if len(folded) == 1:
-        return folded[0]
-    with ExitStack() as sessions:
-        loaded = [
-            sessions.enter_context(closing(OnnxRuntimeSession(form.source, provider=provider, name=name)))
-            for form in folded
-        ]
-        try:
-            seconds = median_seconds(loaded, probes.probes[-1])
-        except ExecutionFailed:
-            return folded[0]
-    best = folded[fastest(seconds)]
-    log.info(
-        "fold tiers measured",
-        model=name,
-        milliseconds={
-            str(one.form.tier): round(spent * 1e3, 3) for one, spent in zip(folded, seconds, strict=True)
-        },
-        chosen=best.form.tier,
-    )
-    return best
+    def restored(self) -> _Loaded | None:
+        """What an earlier load left in the cache; None where there is nothing, or it is not as it was."""
+        folder = self._cache / "models" / self._key
+        with self.stages.of(State.LOADING):
+            artefact = read_entry(folder, Artefact)
+        if artefact is None:
+            return None
+        loaded = self._opened(artefact, folder, from_cache=True)
+        if loaded is None:
+            log.warning("a cached model does not answer as it did: preparing it anew", model=self._name)
+            shutil.rmtree(folder, ignore_errors=True)
+        return loaded
 
+    def prepared(self) -> _Loaded:
+        """The model folded, proven, and kept for the next start."""
+        with self.stages.of(State.LOADING):
+            file = onnx_file(self._source, self._scratch, self._server)
+        made = prepare(file, self._source.samples, self._settings, self._name, self.stages)
+        with self.stages.of(State.WARMING):
+            folder = self._cache / "models" / self._key
+            try:
+                artefact = write_entry(folder, lambda into: write_artefact(made, into))
+            except OSError as error:
+                log.warning("the cache cannot be written: preparing again at each start", reason=str(error))
+                folder = self._scratch / "model"
+                artefact = write_entry(folder, lambda into: write_artefact(made, into))
+        loaded = self._opened(artefact, folder, from_cache=False)
+        if loaded is None:
+            raise InvalidModel(
+                f"{self._name} answers differently each time it is opened, so nothing can be proven; "
+                "remove what is random from it"
+            )
+        return loaded
 
-def _reference(file: Path, name: str) -> Session:
-    """The original as it is: the runtime's own optimisation would fold it too."""
-    return OnnxRuntimeSession(file, provider=ProviderChoice.CPU, optimise=False, name=name)
+    def servable(self, loaded: _Loaded) -> Servable:
+        """The servable that answers with ``loaded``."""
+        artefact, settings, source = loaded.artefact, self._settings, self._source
+        session = loaded.session
+        labels = read_labels(source.folder.parent, settings.labels, [spec.name for spec in session.outputs])
+        provenance = Provenance(
+            variant=artefact.variant,
+            optimisation=in_words(artefact.optimisation),
+            requested_provider=settings.provider,
+            fold_report=artefact.fold_report,
+            parity_report=artefact.parity_report,
+            batches=artefact.batches,
+            stage_seconds=self.stages.seconds,
+            reference_seconds=artefact.reference_seconds,
+            from_cache=loaded.from_cache,
+            tuning=loaded.tuning,
+            settings=settings,
+        )
+        batcher = Batcher(
+            session,
+            most_rows=settings.max_batch_size if artefact.batches and settings.max_batch_size else None,
+            instances=loaded.tuning.layout.instances,
+            capacity=settings.max_queue_size,
+        )
+        return Servable(source.name, source.version, session, provenance, batcher, labels=labels)
 
+    def _opened(self, artefact: Artefact, folder: Path, *, from_cache: bool) -> _Loaded | None:
+        """The model in ``folder``, tuned; None if it does not repeat what it answered when it was proven."""
+        model, settings, name = folder / MODEL, self._settings, self._name
 
-def _probes(source: ModelVersion, reference: Session) -> ProbeSet:
-    return load_samples(source.samples, reference.inputs) if source.samples else synthetic_probes(reference)
+        def open_with(threads: int) -> Session:
+            return open_session(
+                model, artefact.optimisation, provider=settings.provider, name=name, intra_op_threads=threads
+            )
 
-
-def _seconds(session: Session, probe: Probe) -> float | None:
-    """What one run takes; None for a probe that the model refuses, as it may refuse synthetic sizes."""
-    started = time.perf_counter()
-    try:
-        session.run(probe)
-    except ExecutionFailed:
-        return None
-    return time.perf_counter() - started
+        with self.stages.timed("tuning"):
+            tuning = tuned(
+                artefact,
+                evidence_in(folder),
+                settings,
+                open_with,
+                tunings=self._cache / "tunings",
+                artefact_key=self._key,
+            )
+        with self.stages.timed(State.WARMING.lower()):
+            session = open_with(tuning.layout.threads)
+            evidence = evidence_in(folder)
+            if evidence is None or evidence.holds(session, artefact.parity_report.budget):
+                return _Loaded(artefact, tuning, session, from_cache)
+            session.close()
+            return None

@@ -1,6 +1,7 @@
 """Model files: found, translated to ONNX where they are not, read, and written."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -14,9 +15,6 @@ log = get_logger()
 
 FIRST_WITH_CONSTANT_INITIALISERS = 4
 """The first IR version in which an initialiser need not be an input."""
-
-LARGEST_MESSAGE_BYTES = 1_500_000_000
-"""Models above this keep their weights in a file of their own: a protobuf message ends at 2 GB."""
 
 
 def onnx_file(source: ModelVersion, scratch: Path, settings: ServerSettings) -> Path:
@@ -47,6 +45,7 @@ def read_model(file: Path) -> ir.Model:
         model = ir.load(file)
     except Exception as error:  # protobuf, onnx-ir and numpy each have their own
         raise InvalidModel(f"{file} is not a readable ONNX model: {error}; export it again") from error
+    _leave_message(model)
     folder = file.parent.resolve()
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -70,16 +69,25 @@ def make_initialisers_constant(model: ir.Model) -> None:
     model.ir_version = max(model.ir_version, FIRST_WITH_CONSTANT_INITIALISERS)
 
 
-def written_model(model: ir.Model, folder: Path, initializer_bytes: int) -> Path | bytes:
-    """The model as bytes, or as a file in ``folder`` where it is too large for one message."""
-    if initializer_bytes <= LARGEST_MESSAGE_BYTES:
-        # What still lies in files beside the original would be looked for in the server's own folder.
-        return ir.to_proto(ir.external_data.load_to_model(model)).SerializeToString()
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "folded.onnx"
-    ir.save(model, file, external_data="folded.onnx.data")
-    return file
-
-
 def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder)
+
+
+def _leave_message(model: ir.Model) -> None:
+    """Take every tensor out of the protobuf message that was read, in place.
+
+    Each look at a tensor in a message copies it, and a single one that is left keeps the whole message.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            value.const_value = _by_itself(value.const_value)
+        for node in graph:
+            for name, attribute in tuple(node.attributes.items()):
+                if attribute.type is ir.AttributeType.TENSOR:
+                    node.attributes[name] = ir.AttrTensor(name, _by_itself(attribute.as_tensor()))
+
+
+def _by_itself(tensor: Any) -> Any:
+    if not isinstance(tensor, ir.TensorProtoTensor) or tensor.dtype == ir.DataType.STRING:
+        return tensor
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)

@@ -1,11 +1,10 @@
 """A model version that is ready to answer, and the handles that keep it alive while it does."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
 from foldserve.errors import ModelNotReady
 from foldserve.folding.report import FoldReport
@@ -15,8 +14,7 @@ from foldserve.runtime.session import Session
 from foldserve.runtime.tuning import Tuning
 from foldserve.serving.batcher import Batcher
 from foldserve.serving.classification import Labels
-from foldserve.serving.line import Execution
-from foldserve.serving.validation import Array
+from foldserve.serving.line import Waiting
 from foldserve.settings import ModelSettings, ProviderChoice
 
 
@@ -57,7 +55,7 @@ class Provenance:
 
 
 class Servable:
-    """One loaded model version; requests hold it as a context manager, unloading waits for them."""
+    """One loaded model version; requests hold a handle of it, unloading waits for them."""
 
     def __init__(
         self,
@@ -86,32 +84,23 @@ class Servable:
         self._lock = threading.Lock()
         self._drained = threading.Event()
 
-    def __enter__(self) -> Self:
+    def acquire(self) -> None:
         """Take a handle, which keeps the servable loaded; raises :class:`ModelNotReady` once it drains."""
         with self._lock:
             if self._closing:
                 raise ModelNotReady(f"model '{self.name}' version {self.version} is being unloaded")
             self._handles += 1
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the handle back."""
+    def release(self) -> None:
+        """Give a handle back."""
         with self._lock:
             self._handles -= 1
             if self._closing and not self._handles:
                 self._drained.set()
 
-    def execute(
-        self,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str],
-        deadline: float | None,
-        cancelled: Callable[[], bool],
-    ) -> Execution:
-        """Run validated inputs through the model; arguments and errors are :meth:`Batcher.run`'s."""
-        return self._batcher.run(inputs, outputs, deadline, cancelled)
+    def submit(self, request: Waiting, *, priority: int, timeout_us: int) -> None:
+        """Put a validated request in line; arguments and errors are :meth:`Batcher.submit`'s."""
+        self._batcher.submit(request, priority=priority, timeout_us=timeout_us)
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new handles, wait ``timeout_s`` seconds at most for the open ones; True if none is left."""
@@ -122,5 +111,6 @@ class Servable:
         return self._drained.wait(timeout_s)
 
     def close(self) -> None:
-        """Release the session; only after :meth:`drain`."""
+        """End the engine and release the session; only after :meth:`drain`."""
+        self._batcher.close()
         self._session.close()

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from foldserve.errors import InvalidModel
 from foldserve.serving import model_file
-from foldserve.serving.model_file import read_model, written_model
+from foldserve.serving.model_file import read_model
 from foldserve.serving.repository import ModelVersion
 from foldserve.settings import ServerSettings
 from running import EXAMPLE_MODELS
@@ -58,8 +58,14 @@ def test_external_data_elsewhere_is_refused(tmp_path: Path) -> None:
         read_model(folder / "model.onnx")
 
 
-def test_a_model_too_large_for_one_message_becomes_a_file(tmp_path: Path) -> None:
-    assert isinstance(written_model(_model(), tmp_path, initializer_bytes=10), bytes)
-    written = written_model(_model(), tmp_path, model_file.LARGEST_MESSAGE_BYTES + 1)
-    assert isinstance(written, Path)
-    assert list(read_model(written).graph.initializers) == list(_model().graph.initializers)
+def test_no_tensor_keeps_the_message_that_was_read() -> None:
+    model = read_model(EXAMPLE_MODELS / "digits" / "1" / "model.onnx")
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    tensors += [
+        attribute.as_tensor()
+        for node in model.graph
+        for attribute in node.attributes.values()
+        if attribute.type is ir.AttributeType.TENSOR
+    ]
+    assert tensors
+    assert not any(isinstance(tensor, ir.TensorProtoTensor) for tensor in tensors)

@@ -1,0 +1,84 @@
+"""Entries of a cache on disk: folders whose files are proven whole each time they are read.
+
+    <folder>/<files of the maker>, entry.json
+
+``entry.json`` is written last and holds the maker's record and the SHA-256 of each file. A new entry takes
+its place in one step, so two processes may make the same one; an incomplete or damaged one is found out.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from foldserve import __version__
+
+ENTRY = "entry.json"
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class _Entry(BaseModel, Generic[Record]):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    record: Record
+    sha256: dict[str, str]
+    """Of each file, and of the record as it is written (under the name of this file)."""
+
+
+def read_entry(folder: Path, kind: type[Record]) -> Record | None:
+    """The record of a whole entry; None where there is none, or it is not what was written."""
+    try:
+        entry = _Entry[kind].model_validate_json((folder / ENTRY).read_bytes())  # type: ignore[valid-type]  # a type made at run time
+        files = {name: digest for name, digest in entry.sha256.items() if name != ENTRY}
+        whole = all(sha256_of(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValidationError):
+        return None
+    record: Record = entry.record
+    return record if whole and entry.sha256.get(ENTRY) == _sha256_of_record(record) else None
+
+
+def write_entry(folder: Path, make: Callable[[Path], Record]) -> Record:
+    """Let ``make`` write the files into a folder that it is given, and keep them with the record it returns.
+
+    Raises what ``make`` raises, and OSError for a folder that cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:
+        made = Path(scratch) / "entry"
+        made.mkdir()
+        record = make(made)
+        sha256 = {file.name: sha256_of(file) for file in made.iterdir()} | {ENTRY: _sha256_of_record(record)}
+        (made / ENTRY).write_text(_Entry(record=record, sha256=sha256).model_dump_json())
+        shutil.rmtree(folder, ignore_errors=True)
+        made.replace(folder)
+    return record
+
+
+def entry_key(content: Iterable[str], packages: Iterable[str] = ()) -> str:
+    """The name of an entry: a hash of what it is made of, of foldserve's version and of ``packages``'."""
+    made_by = [f"{package}={_version(package)}" for package in packages]
+    parts = [f"foldserve={__version__}", *made_by, *content]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sha256_of_record(record: BaseModel) -> str:
+    return hashlib.sha256(record.model_dump_json().encode()).hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""  # whoever needs it will say so

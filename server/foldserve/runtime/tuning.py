@@ -1,0 +1,154 @@
+"""How to run a model on these processors: how many runs at a time, of how many threads, of how many rows.
+
+Found by measuring, because it depends on the model: a tiny one loses more by waking threads than they save, a
+large one is done soonest with all of them.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+from pydantic import BaseModel, ConfigDict
+
+from foldserve.runtime.session import Session
+from foldserve.settings import Objective
+
+BUDGET_S = 1.5
+"""For all measurements of one model together, making sessions left out."""
+
+LONGEST_LOOK_S = 0.05
+"""A setting is measured for so long at most, or for ``FEWEST_RUNS`` runs where these take longer."""
+
+FEWEST_RUNS = 3
+
+ENOUGH = 0.95
+"""A smaller batch that reaches this share of the best throughput is preferred: it answers sooner."""
+
+
+class Layout(BaseModel):
+    """``instances`` runs at a time, each of ``threads`` threads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    instances: int
+    """Runs at the same time."""
+
+    threads: int
+    """Threads within one run."""
+
+
+class Measurement(BaseModel):
+    """What one layout did with batches of one size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    layout: Layout
+    """The layout."""
+
+    rows: int
+    """Rows in each run."""
+
+    seconds: float
+    """Median duration of one run, in seconds, while ``layout.instances`` of them go on."""
+
+    @property
+    def rows_per_s(self) -> float:
+        """Throughput of the layout."""
+        return self.layout.instances * self.rows / self.seconds
+
+
+class Tuning(BaseModel):
+    """The choice, and what it was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    layout: Layout
+    """What to run."""
+
+    most_rows: int
+    """Rows beyond which a larger batch gains nothing; 1 where requests cannot share a run."""
+
+    measurements: tuple[Measurement, ...] = ()
+    """Empty where there was nothing to choose."""
+
+
+def layouts(cpus: int, instances: int | None = None, threads: int | None = None) -> list[Layout]:
+    """The layouts to try on ``cpus`` processors, each using all of them; what is given is kept."""
+    if instances is not None or threads is not None:
+        return [
+            Layout(
+                instances=instances or max(1, cpus // (threads or 1)),
+                threads=threads or max(1, cpus // (instances or 1)),
+            )
+        ]
+    powers = [1 << power for power in range(cpus.bit_length())]
+    counts = dict.fromkeys([*powers, cpus])
+    return [Layout(instances=cpus // threads, threads=threads) for threads in counts]
+
+
+def batch_sizes(most_rows: int) -> list[int]:
+    """The batch sizes to try: powers of two, and the most that is allowed."""
+    return list(dict.fromkeys([*(1 << power for power in range(most_rows.bit_length())), most_rows]))
+
+
+def best(measurements: Sequence[Measurement], objective: Objective) -> Tuning:
+    """The choice among ``measurements``, of which there is one at least: a pure function.
+
+    ``latency``: the layout whose single row is answered soonest. ``throughput``: the layout with the most
+    rows per second. Either with the smallest batch that is about as good as the best one of that layout.
+    """
+    if objective is Objective.LATENCY:
+        fewest = min(measurement.rows for measurement in measurements)
+        leader = min(
+            (measurement for measurement in measurements if measurement.rows == fewest),
+            key=lambda measurement: measurement.seconds,
+        )
+    else:
+        leader = max(measurements, key=lambda measurement: measurement.rows_per_s)
+    same = [measurement for measurement in measurements if measurement.layout == leader.layout]
+    enough = ENOUGH * max(measurement.rows_per_s for measurement in same)
+    rows = min(measurement.rows for measurement in same if measurement.rows_per_s >= enough)
+    return Tuning(layout=leader.layout, most_rows=rows, measurements=tuple(measurements))
+
+
+def measure(
+    candidates: Iterable[Layout],
+    rows: Sequence[int],
+    open_session: Callable[[int], Session],
+    run: Callable[[Session, int], object],
+) -> Iterator[Measurement]:
+    """Measure layouts with batches of ``rows``, ascending, as far as the time budget goes.
+
+    ``open_session`` makes a session with a number of threads, ``run`` runs a session on a batch of so many
+    rows. The first batch size of every layout is always measured. Raises what these raise.
+    """
+    candidates = list(candidates)
+    for layout in candidates:
+        with (
+            closing(open_session(layout.threads)) as session,
+            ThreadPoolExecutor(layout.instances, "tuning") as pool,
+        ):
+            until = time.perf_counter() + BUDGET_S / len(candidates)
+            run(session, rows[0])  # the first one allocates
+            previous: Measurement | None = None
+            for size in rows:
+                expected = previous.seconds * size / previous.rows * (FEWEST_RUNS + 1) if previous else 0.0
+                if previous and time.perf_counter() + expected > until:
+                    break
+                looks = [pool.submit(_look, session, size, run) for _ in range(layout.instances)]
+                seconds = statistics.median(spent for look in looks for spent in look.result())
+                previous = Measurement(layout=layout, rows=size, seconds=seconds)
+                yield previous
+
+
+def _look(session: Session, rows: int, run: Callable[[Session, int], object]) -> list[float]:
+    """Durations of runs, for a while; every instance has its own look at the same time."""
+    spent: list[float] = []
+    until = time.perf_counter() + LONGEST_LOOK_S
+    while len(spent) < FEWEST_RUNS or time.perf_counter() < until:
+        started = time.perf_counter()
+        run(session, rows)
+        spent.append(time.perf_counter() - started)
+    return spent

@@ -1,0 +1,74 @@
+"""What loading made, kept on disk: the form of the model that serves, its reports, and evidence of its proof.
+
+    <cache>/models/<key>/model.onnx, model.onnx.data, evidence.npz, entry.json
+
+The key is a hash of everything that the result depends on, so an entry is never out of date; one that is
+damaged is made again.
+"""
+
+from pathlib import Path
+
+import onnx_ir as ir
+from pydantic import BaseModel, ConfigDict
+
+from foldserve.disk_cache import entry_key, sha256_of
+from foldserve.folding.report import FoldReport
+from foldserve.parity.evidence import Evidence
+from foldserve.parity.report import ParityReport
+from foldserve.runtime.session import Provider
+from foldserve.serving.ladder import Optimisation
+from foldserve.serving.preparation import Prepared
+from foldserve.serving.repository import ModelVersion
+from foldserve.serving.servable import Variant
+from foldserve.settings import ModelSettings
+
+MODEL, WEIGHTS, EVIDENCE = "model.onnx", "model.onnx.data", "evidence.npz"
+MAKERS = ("onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
+"""Packages whose version may change what serves, or how it runs."""
+
+DECIDING_SETTINGS = {"provider", "max_fold_tier", "parity"}
+
+
+class Artefact(BaseModel):
+    """The record of one prepared model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    variant: Variant
+    optimisation: Optimisation
+    fold_report: FoldReport
+    parity_report: ParityReport
+    batches: bool
+    reference_seconds: tuple[float, ...]
+
+
+def artefact_key(source: ModelVersion, settings: ModelSettings, provider: Provider) -> str:
+    """The name of the entry for a model version with these settings on this provider.
+
+    Every file of the version folder counts: a model may keep its weights beside it.
+    """
+    files = sorted(file for file in source.folder.rglob("*") if file.is_file())
+    content = [f"{file.relative_to(source.folder)}={sha256_of(file)}" for file in files]
+    samples = sha256_of(source.samples) if source.samples else "none"
+    deciding = settings.model_dump_json(include=DECIDING_SETTINGS | {"file"})
+    return entry_key([*content, f"samples={samples}", deciding, provider], MAKERS)
+
+
+def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
+    """Write the files of an entry into ``folder``, which exists, and return its record."""
+    ir.save(prepared.choice.candidate.model, folder / MODEL, external_data=WEIGHTS)
+    if prepared.evidence is not None:
+        prepared.evidence.save(folder / EVIDENCE)
+    return Artefact(
+        variant=prepared.choice.candidate.form.variant,
+        optimisation=prepared.choice.optimisation,
+        fold_report=prepared.choice.candidate.fold_report,
+        parity_report=prepared.choice.parity_report,
+        batches=prepared.batches,
+        reference_seconds=prepared.reference_seconds,
+    )
+
+
+def evidence_in(folder: Path) -> Evidence | None:
+    """The evidence of an entry; None where nothing could be proven."""
+    return Evidence.load(folder / EVIDENCE)

@@ -1,0 +1,144 @@
+"""From a model file to the form of it that serves, proven: read, fold, choose, prove."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from foldserve.errors import ExecutionFailed
+from foldserve.folding import FoldResult, fold
+from foldserve.observability.logging import get_logger
+from foldserve.parity.evidence import Evidence
+from foldserve.parity.judge import Float64Judge
+from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
+from foldserve.parity.remembered import RememberingSession
+from foldserve.runtime.in_memory import in_memory
+from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
+from foldserve.runtime.session import Session
+from foldserve.serving.batchability import rows_are_independent
+from foldserve.serving.batcher import rows_of
+from foldserve.serving.choice import Candidate, Choice, Proof, choose
+from foldserve.serving.fold_tier import ALWAYS, fastest, folded_forms, median_seconds
+from foldserve.serving.ladder import UNFOLDED, Form
+from foldserve.serving.lifecycle import State
+from foldserve.serving.model_file import make_initialisers_constant, read_model
+from foldserve.serving.servable import Variant
+from foldserve.serving.stages import Stages
+from foldserve.settings import ModelSettings, ProviderChoice
+
+log = get_logger()
+
+SYNTHETIC_ROWS = 2
+"""Enough to see that rows keep apart; each more would cost a run of the unoptimised original."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What serves, and what was found out about it on the way."""
+
+    choice: Choice
+    batches: bool
+    """Whether requests may share a run: rows were found not to depend on each other."""
+
+    evidence: Evidence | None
+    """None where no probe could be run, or its arrays cannot be kept."""
+
+    reference_seconds: tuple[float, ...]
+    """What the unoptimised original took for each probe."""
+
+
+def prepare(file: Path, samples: Path | None, settings: ModelSettings, name: str, stages: Stages) -> Prepared:
+    """Prepare the ONNX model in ``file``; raises the exceptions under LoadFailed.
+
+    ``samples`` is an ``.npz`` file with inputs to prove on, None for synthetic ones; ``name`` stands for the
+    model in errors and log lines.
+    """
+    with stages.of(State.LOADING):
+        original = read_model(file)
+        make_initialisers_constant(original)
+        # The original as it is: the runtime's own optimisation would fold it too.
+        reference = RememberingSession(
+            OnnxRuntimeSession(in_memory(original), provider=ProviderChoice.CPU, optimise=False, name=name)
+        )
+    with closing(reference):
+        with stages.of(State.FOLDING):
+            lowest = min(ALWAYS, settings.max_fold_tier)
+            folded = [
+                _candidate(form, max(lowest, _tier(form)))
+                for form in folded_forms(original, settings.max_fold_tier)
+            ]
+        with stages.of(State.PROVING):
+            probes = _probes(samples, reference)
+            proof = Proof(original, reference, probes, settings.parity, Float64Judge(file))
+
+            def build(form: Form) -> Candidate:
+                if form == UNFOLDED:
+                    return Candidate(form, original, folded[0].fold_report)
+                return _candidate(fold(original, max_tier=form.tier, keep=form.kept), form.tier, form.kept)
+
+            best = _fastest(folded, probes, settings.provider, name)
+            choice = choose(name, best, build, proof, settings.provider)
+            with closing(choice.session):
+                return _found_out(choice, probes.probes, reference)
+
+
+def _found_out(choice: Choice, probes: Sequence[Probe], reference: RememberingSession) -> Prepared:
+    given = [evidence for probe in probes if (evidence := _evidence(choice.session, probe)) is not None]
+    largest = max((evidence.probe for evidence in given), key=rows_of, default=None)
+    return Prepared(
+        choice,
+        batches=largest is not None
+        and rows_are_independent(choice.session, largest, choice.parity_report.budget),
+        evidence=next((one for one in given if one.storable()), None),
+        reference_seconds=tuple(reference.seconds()),
+    )
+
+
+def _evidence(session: Session, probe: Probe) -> Evidence | None:
+    """None for a probe that the model refuses, as it may refuse synthetic sizes."""
+    try:
+        return Evidence(probe, tuple(session.run(probe)))
+    except ExecutionFailed:
+        return None
+
+
+def _candidate(result: FoldResult, tier: int, kept: frozenset[str] = frozenset()) -> Candidate:
+    return Candidate(Form(Variant.FOLDED, tier, kept), result.model, result.report)
+
+
+def _tier(form: FoldResult) -> int:
+    """The highest tier that folding used."""
+    return max((site.tier or 0 for site in form.report.sites), default=0)
+
+
+def _probes(samples: Path | None, session: Session) -> ProbeSet:
+    if samples is not None:
+        return load_samples(samples, session.inputs)
+    return synthetic_probes(session, largest_batch=SYNTHETIC_ROWS)
+
+
+def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderChoice, name: str) -> Candidate:
+    """The candidate to prefer, measured on the last probe; mostly there is but one, nothing to measure."""
+    if len(folded) == 1:
+        return folded[0]
+    with ExitStack() as sessions:
+        loaded = [
+            sessions.enter_context(
+                closing(OnnxRuntimeSession(in_memory(form.model), provider=provider, name=name))
+            )
+            for form in folded
+        ]
+        try:
+            seconds = median_seconds(loaded, probes.probes[-1])
+        except ExecutionFailed:
+            return folded[0]
+    best = folded[fastest(seconds)]
+    log.info(
+        "fold tiers measured",
+        model=name,
+        milliseconds={
+            str(one.form.tier): round(spent * 1e3, 3) for one, spent in zip(folded, seconds, strict=True)
+        },
+        chosen=best.form.tier,
+    )
+    return best

@@ -1,0 +1,76 @@
+"""The tuning of a model that is about to serve: as set, as it was measured before, or measured now."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from foldserve.disk_cache import entry_key, read_entry, write_entry
+from foldserve.errors import ExecutionFailed
+from foldserve.observability.logging import get_logger
+from foldserve.parity.evidence import Evidence
+from foldserve.parity.probes import Probe
+from foldserve.runtime.cpus import available_cpus, cpu_model
+from foldserve.runtime.session import Session
+from foldserve.runtime.tuning import Layout, Tuning, batch_sizes, best, layouts, measure
+from foldserve.serving.artefacts import Artefact
+from foldserve.settings import ModelSettings
+
+log = get_logger()
+
+_measuring = threading.Lock()
+"""Models that load side by side would measure each other."""
+
+
+def tuned(
+    artefact: Artefact,
+    evidence: Evidence | None,
+    settings: ModelSettings,
+    open_with: Callable[[int], Session],
+    *,
+    tunings: Path,
+    artefact_key: str,
+) -> Tuning:
+    """The tuning of a prepared model; ``open_with`` makes a session of it with a number of threads.
+
+    ``evidence`` has the inputs to measure with; without it nothing is measured. What was measured is kept in
+    ``tunings``, for this machine and these settings. Raises what ``open_with`` raises.
+    """
+    cpus = available_cpus()
+    candidates = layouts(cpus, settings.instances, settings.intra_op_threads)
+    rows = batch_sizes(max(1, settings.max_batch_size)) if artefact.batches else [1]
+    if evidence is None or len(candidates) * len(rows) == 1:
+        return Tuning(layout=candidates[-1], most_rows=rows[-1])
+    deciding = settings.model_dump_json(include={"objective", "instances", "intra_op_threads"})
+    entry = tunings / entry_key([artefact_key, deciding, f"{rows}", f"{cpus} x {cpu_model()}"])
+    known = read_entry(entry, Tuning)
+    if known is not None:
+        return known
+    with _measuring:
+        tuning = _measured(candidates, rows, evidence.probe, settings, open_with)
+    try:
+        write_entry(entry, lambda _: tuning)
+    except OSError:
+        log.debug("the cache cannot be written: measuring again at each start")
+    return tuning
+
+
+def _measured(
+    candidates: list[Layout],
+    rows: list[int],
+    probe: Probe,
+    settings: ModelSettings,
+    open_with: Callable[[int], Session],
+) -> Tuning:
+    batches = {size: _repeated(probe, size) for size in rows} if len(rows) > 1 else {rows[0]: probe}
+    try:
+        found = list(measure(candidates, rows, open_with, lambda session, size: session.run(batches[size])))
+    except ExecutionFailed:
+        return Tuning(layout=candidates[-1], most_rows=rows[-1])
+    return best(found, settings.objective)
+
+
+def _repeated(probe: Probe, rows: int) -> Probe:
+    """So many rows, those of ``probe`` again and again."""
+    return {name: array[np.arange(rows) % len(array)] for name, array in probe.items()}

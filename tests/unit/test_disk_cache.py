@@ -1,0 +1,79 @@
+"""Entries of the cache: whole, or not there."""
+
+from pathlib import Path
+
+import pytest
+from foldserve.disk_cache import ENTRY, entry_key, read_entry, write_entry
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    answer: float
+
+
+def _make(into: Path) -> Record:
+    (into / "weights").write_bytes(b"0123456789")
+    return Record(answer=float("inf"))
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    assert write_entry(tmp_path / "a", _make) == Record(answer=float("inf"))
+    assert read_entry(tmp_path / "a", Record) == Record(answer=float("inf"))
+    assert (tmp_path / "a" / "weights").read_bytes() == b"0123456789"
+
+
+def test_nothing_is_no_entry(tmp_path: Path) -> None:
+    assert read_entry(tmp_path / "a", Record) is None
+
+
+@pytest.mark.parametrize("name", ["weights", ENTRY])
+def test_every_flipped_bit_is_noticed(name: str, tmp_path: Path) -> None:
+    write_entry(tmp_path / "a", lambda into: (into / "weights").write_bytes(b"01") and Record(answer=1.5))
+    file = tmp_path / "a" / name
+    whole = file.read_bytes()
+    for position in range(len(whole)):
+        for bit in (0, 4):
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << bit
+            file.write_bytes(damaged)
+            found = read_entry(tmp_path / "a", Record)
+            assert found is None or (found == Record(answer=1.5) and name == ENTRY)
+    file.write_bytes(whole[:-1])
+    assert read_entry(tmp_path / "a", Record) is None
+
+
+def test_a_missing_file_is_noticed(tmp_path: Path) -> None:
+    write_entry(tmp_path / "a", _make)
+    (tmp_path / "a" / "weights").unlink()
+    assert read_entry(tmp_path / "a", Record) is None
+
+
+def test_a_new_entry_takes_the_place_of_a_damaged_one(tmp_path: Path) -> None:
+    write_entry(tmp_path / "a", _make)
+    (tmp_path / "a" / "weights").write_bytes(b"x")
+    write_entry(tmp_path / "a", _make)
+    assert read_entry(tmp_path / "a", Record) is not None
+    assert [child.name for child in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_maker_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail(into: Path) -> Record:
+        (into / "half").write_bytes(b"")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        write_entry(tmp_path / "a", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_tell_contents_and_versions_apart() -> None:
+    keys = {
+        entry_key(["ab"]),
+        entry_key(["a", "b"]),
+        entry_key(["ab"], ["numpy"]),
+        entry_key(["ab"], ["not-installed"]),
+    }
+    assert len(keys) == 4
+    assert entry_key(["ab"]) == entry_key(["ab"])
