@@ -32,7 +32,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 ALL_CORES = frozenset(os.sched_getaffinity(0))
 SERVER_CORE = frozenset([min(ALL_CORES)])
-LOAD_CORES = ALL_CORES - SERVER_CORE
+LOAD_CORES = ALL_CORES - SERVER_CORE or ALL_CORES
 """The server has one core to itself, whoever calls it has the others."""
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

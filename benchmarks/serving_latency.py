@@ -1,7 +1,7 @@
 """The tail of the latency at 70 % of what a server can do: a tiny model, requests evenly spaced.
 
-The server has one core, the generator another. The servers take turns, each at 70 % of its own capacity, which
-is what 64 callers get out of it in the same round; medians of the rounds count.
+The server has one core, the generator another. The servers take turns, each at 70 % of its own capacity,
+which is what 64 callers get out of it in the same round; medians of the rounds count.
 """
 
 import argparse

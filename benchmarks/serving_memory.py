@@ -1,0 +1,51 @@
+"""Memory over many loads and unloads of one model in a running server."""
+
+import argparse
+from typing import Any
+
+from foldserve_proto import grpc_service_pb2 as pb
+from foldserve_proto import grpc_service_pb2_grpc as service
+from serving_harness import ALL_CORES, START_S, foldserve, running, say, write_result
+from serving_models import MOBILENET, Model
+
+
+def cycles(model: Model, count: int) -> dict[str, Any]:
+    """Resident memory, in MB, loaded and unloaded, after each cycle of load, inference and unload."""
+    loaded, unloaded = [], []
+    request = model.request()
+    with running([foldserve(model, "--model-control", "explicit")], ALL_CORES) as (server,):
+        server.wait_ready()
+        at_start = server.rss_bytes()
+        with server.channel() as channel:
+            stub = service.GRPCInferenceServiceStub(channel)
+            for number in range(count):
+                stub.RepositoryModelLoad(
+                    pb.RepositoryModelLoadRequest(model_name=model.name), timeout=START_S
+                )
+                stub.ModelInfer(request, timeout=START_S)
+                loaded.append(server.rss_bytes() / 1e6)
+                stub.RepositoryModelUnload(
+                    pb.RepositoryModelUnloadRequest(model_name=model.name), timeout=START_S
+                )
+                unloaded.append(server.rss_bytes() / 1e6)
+                say(f"cycle {number + 1}: {loaded[-1]:.0f} MB loaded, {unloaded[-1]:.0f} MB unloaded")
+    half = count // 2
+    return {
+        "model": model.name,
+        "model_mb": model.file.stat().st_size / 1e6,
+        "at_start_mb": at_start / 1e6,
+        "loaded_mb": loaded,
+        "unloaded_mb": unloaded,
+        "growth_mb_per_cycle": (unloaded[-1] - unloaded[half]) / (count - 1 - half),
+    }
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cycles", type=int, default=50)
+    write_result("serving_memory", cycles(MOBILENET.exported(), parser.parse_args().cycles))
+
+
+if __name__ == "__main__":
+    main()
