@@ -8,8 +8,10 @@ from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 
 from foldserve.rpc import codec
-from foldserve.rpc.output_forms import encode, output_forms
-from foldserve.serving.data_plane import DataPlane, InferenceRequest
+from foldserve.rpc.calls import deferred, wait_for
+from foldserve.rpc.output_forms import Forms, encode, output_forms
+from foldserve.rpc.scheduling import scheduling
+from foldserve.serving.data_plane import DataPlane, InferenceRequest, InferenceResult
 from foldserve.serving.shared_memory import SharedMemory
 
 FOREVER_S = 1e9
@@ -23,12 +25,59 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         self._data_plane = data_plane
         self._shared_memory = shared_memory
 
+    @deferred
     def ModelInfer(
-        self, request: pb.ModelInferRequest, context: grpc.ServicerContext
-    ) -> pb.ModelInferResponse:
+        self,
+        request: pb.ModelInferRequest,
+        context: grpc.ServicerContext,
+        done: Callable[[pb.ModelInferResponse | Exception], None],
+    ) -> None:
         """Run one request through a model."""
-        arrived = time.perf_counter()
-        return self.infer(request, arrived, _deadline(context), lambda: not context.is_active())
+        self.start(request, time.perf_counter(), _deadline(context), lambda: not context.is_active(), done)
+
+    def start(
+        self,
+        request: pb.ModelInferRequest,
+        arrived: float,
+        deadline: float | None,
+        cancelled: Callable[[], bool],
+        done: Callable[[pb.ModelInferResponse | Exception], None],
+    ) -> None:
+        """Take one request, whichever way it came; ``arrived`` is in seconds of ``time.perf_counter``.
+
+        ``done`` is told the response, or why there is none, by another thread and exactly once; what is
+        refused at once is raised instead.
+        """
+        forms = output_forms(request, self._shared_memory)
+        typed = codec.is_typed(request)
+        priority, timeout_us = scheduling(request.parameters)
+        inference = InferenceRequest(
+            model=request.model_name,
+            version=request.model_version,
+            inputs=codec.decode_inputs(request, self._shared_memory),
+            outputs=codec.requested_outputs(request),
+            deadline=deadline,
+            cancelled=cancelled,
+            priority=priority,
+            timeout_us=timeout_us,
+        )
+        compute_input_s = time.perf_counter() - arrived
+
+        def answered(result: InferenceResult | Exception) -> None:
+            if isinstance(result, Exception):
+                done(result)
+                return
+            try:
+                response = _response(request.id, result, forms, typed=typed)
+            except Exception as error:
+                done(error)
+                return
+            elsewhere_s = compute_input_s + result.execution.queue_s + result.execution.compute_infer_s
+            compute_output_s = time.perf_counter() - arrived - elsewhere_s
+            result.record(compute_input_s=compute_input_s, compute_output_s=compute_output_s)
+            done(response)
+
+        self._data_plane.submit(inference, answered)
 
     def infer(
         self,
@@ -37,31 +86,23 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         deadline: float | None,
         cancelled: Callable[[], bool],
     ) -> pb.ModelInferResponse:
-        """Answer one request, whichever way it came; ``arrived`` is in seconds of ``time.perf_counter``."""
-        forms = output_forms(request, self._shared_memory)
-        result = self._data_plane.infer(
-            InferenceRequest(
-                model=request.model_name,
-                version=request.model_version,
-                inputs=codec.decode_inputs(request, self._shared_memory),
-                outputs=codec.requested_outputs(request),
-                deadline=deadline,
-                cancelled=cancelled,
-            )
-        )
-        computed = time.perf_counter()
-        response = pb.ModelInferResponse(
-            model_name=request.model_name, model_version=str(result.servable.version), id=request.id
-        )
-        if forms:
-            encode(response, result, forms, typed=codec.is_typed(request))
-        else:
-            codec.encode_outputs(response, result.outputs, typed=codec.is_typed(request))
-        result.record(
-            compute_input_s=computed - arrived - result.execution.queue_s - result.execution.compute_infer_s,
-            compute_output_s=time.perf_counter() - computed,
+        """Answer one request in a thread that waits; arguments and errors are those of :meth:`start`."""
+        response: pb.ModelInferResponse = wait_for(
+            lambda done: self.start(request, arrived, deadline, cancelled, done)
         )
         return response
+
+
+def _response(identity: str, result: InferenceResult, forms: Forms, *, typed: bool) -> pb.ModelInferResponse:
+    servable = result.servable
+    response = pb.ModelInferResponse(
+        model_name=servable.name, model_version=str(servable.version), id=identity
+    )
+    if forms:
+        encode(response, result, forms, typed=typed)
+    else:
+        codec.encode_outputs(response, result.outputs, typed=typed)
+    return response
 
 
 def _deadline(context: grpc.ServicerContext) -> float | None:

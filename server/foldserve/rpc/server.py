@@ -1,6 +1,5 @@
 """The gRPC server: our services, health and reflection on one port."""
 
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from foldserve.errors import ConfigurationError
 from foldserve.observability.metrics import Metrics
+from foldserve.rpc.calls import CallExecutor
 from foldserve.rpc.fold import FoldServicer
 from foldserve.rpc.health import Health
 from foldserve.rpc.interceptor import OutcomeInterceptor
@@ -36,7 +36,7 @@ class GrpcServer:
         self._health = Health()
         outcomes = Outcomes(metrics.requests, manager.labels)
         self._server = grpc.server(
-            ThreadPoolExecutor(settings.grpc_workers, "rpc"),
+            CallExecutor(settings.grpc_workers, "rpc"),
             # One more than there are threads would wait unseen, without a deadline.
             maximum_concurrent_rpcs=settings.grpc_workers + RESERVED_FOR_WATCHES,
             interceptors=[OutcomeInterceptor(outcomes)],

@@ -1,22 +1,31 @@
 """The line in front of an engine, in which requests meet and become batches.
 
 Work-conserving: an idle engine starts at once with what is there, so nobody waits for a batch to fill;
-batches form from what arrives while the engine is busy. There is no engine thread either. The thread of a
-request that finds the engine idle runs it; when it is done it hands the engine, and the next batch, to the
-thread of the first request in line. So a single caller never crosses a thread, and a batch costs each request
-in it one wake-up.
+batches form from what arrives while the engine is busy. Whoever brings a request does not wait for its
+answer: a thread of the engine runs the batch and gives out the answers, so a batch of any size costs two
+changes of thread, not one for each request. There is one thread more than there are instances: while one of
+them gives out answers, the next batch runs already.
 """
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from math import ceil, inf
 
 import numpy as np
 
-from foldserve.errors import DeadlineExpired, QueueFull, RequestCancelled
+from foldserve.errors import DeadlineExpired, ModelNotReady, QueueFull, RequestCancelled
 from foldserve.runtime.session import Array, Session
-from foldserve.serving.line import Execution, Waiting, cut
+from foldserve.serving.line import Cut, Execution, Waiting, cut
+from foldserve.serving.queue_policy import Place, place
+from foldserve.serving.split import split
+from foldserve.settings import Batching
+
+FRESH_SHARE = 0.1
+"""Weight of the last run in the moving average of what a run takes."""
+
+RETRY_AFTER_S = (0.01, 30.0)
+"""Least and most that a refused caller is told to wait, in seconds."""
 
 
 class Batcher:
@@ -25,94 +34,121 @@ class Batcher:
     ``most_rows`` None: requests of this model cannot share a run. ``capacity`` is the most requests in line.
     """
 
-    def __init__(self, session: Session, *, most_rows: int | None, instances: int, capacity: int) -> None:
-        self._session = session
+    def __init__(
+        self,
+        session: Session,
+        *,
+        most_rows: int | None,
+        instances: int,
+        capacity: int,
+        batching: Batching | None = None,
+    ) -> None:
         self.most_rows = most_rows
+        self._session = session
+        self._instances = self._idle = instances
         self._capacity = capacity
-        self._idle = instances
-        self._line: deque[Waiting] = deque()
-        self._lock = threading.Lock()
+        self._batching = batching or Batching()
+        self._line: list[Waiting] = []
+        self._changed = threading.Condition(threading.Lock())
+        self._closed = False
+        self._run_s = 0.0
+        for index in range(instances + 1):
+            threading.Thread(target=self._engine, name=f"engine-{index}", daemon=True).start()
 
     @property
     def waiting(self) -> int:
         """Requests in line."""
         return len(self._line)
 
-    def run(
-        self,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str],
-        deadline: float | None,
-        cancelled: Callable[[], bool],
-    ) -> Execution:
-        """Answer one request of validated inputs.
+    def submit(self, request: Waiting, *, priority: int = 0, timeout_us: int = 0) -> None:
+        """Put a request of validated inputs in line; ``request.done`` is told what became of it.
 
-        ``deadline`` is in seconds of ``time.monotonic``, None for none; ``cancelled`` says whether the caller
-        is gone. A request of more than ``most_rows`` rows runs in several batches. Raises :class:`QueueFull`,
-        :class:`DeadlineExpired` or :class:`RequestCancelled` for a request that was not run, and
-        :class:`ExecutionFailed`.
+        A request of more than ``most_rows`` rows runs in several batches. ``priority`` and ``timeout_us`` are
+        :func:`~foldserve.serving.queue_policy.place`'s. Whoever is in line is told an :class:`Execution`,
+        :class:`DeadlineExpired`, :class:`RequestCancelled`, :class:`ModelNotReady` or what the session
+        raises. Raises :class:`QueueFull`, :class:`DeadlineExpired`, :class:`InvalidRequest` or
+        :class:`ModelNotReady` for a request that is refused at once.
         """
-        rows = rows_of(inputs)
-        if self.most_rows is None or rows <= self.most_rows:
-            return self._run(Waiting(inputs, outputs, rows, deadline, cancelled))
-        parts = [
-            self._run(Waiting(part, outputs, rows_of(part), deadline, cancelled))
-            for part in _split(inputs, rows, self.most_rows)
-        ]
-        return Execution(
-            [np.concatenate(pieces) for pieces in zip(*(part.outputs for part in parts), strict=True)],
-            queue_s=sum(part.queue_s for part in parts),
-            compute_infer_s=sum(part.compute_infer_s for part in parts),
-            runs=tuple(rows for part in parts for rows in part.runs),
+        if request.deadline <= request.arrived:
+            raise _expired()
+        stands = place(self._batching, priority, timeout_us, request.arrived)
+        request.priority, request.overdue = stands.priority, stands.overdue
+        request.deadline = min(request.deadline, stands.deadline)
+        too_large = self.most_rows is not None and request.rows > self.most_rows
+        parts = split(request, self.most_rows) if too_large and self.most_rows else [request]
+        with self._changed:
+            if self._closed:
+                raise _closing()
+            self._refuse_beyond_capacity(stands)
+            self._line += parts
+            if self._idle:
+                self._changed.notify(len(parts))
+
+    def close(self) -> None:
+        """End the engine's threads after what they run now; refuse what is in line and what comes."""
+        with self._changed:
+            self._closed = True
+            left, self._line = self._line, []
+            self._changed.notify_all()
+        for waiting in left:
+            waiting.done(_closing())
+
+    def _refuse_beyond_capacity(self, stands: Place) -> None:
+        most = stands.policy.max_queue_size
+        if len(self._line) >= self._capacity:
+            scope, most = "this model", self._capacity
+        elif most and sum(one.priority == stands.priority for one in self._line) >= most:
+            scope = f"priority {stands.priority} of this model"
+        else:
+            return
+        raise QueueFull(
+            f"{most} requests are waiting for {scope}, the most it may have; retry later", self._drain_s()
         )
 
-    def _run(self, waiting: Waiting) -> Execution:
-        if waiting.deadline is not None and waiting.deadline <= time.monotonic():
-            raise _expired()
-        with self._lock:
-            if self._idle:
-                self._idle -= 1
-                waiting.batch = [waiting]
-            elif len(self._line) >= self._capacity:
-                raise QueueFull(
-                    f"{self._capacity} requests are waiting for this model, the most it may have; retry later"
-                )
-            else:
-                self._line.append(waiting)
-        if waiting.batch is None:
-            self._wait(waiting)
-        if waiting.batch is not None:
-            self._execute(waiting.batch)
-        if waiting.error is not None:
-            raise waiting.error
-        assert waiting.answer is not None
-        return waiting.answer
+    def _drain_s(self) -> float:
+        """What the requests in line will take, by what runs took lately, in seconds."""
+        batches = ceil(sum(waiting.rows for waiting in self._line) / self.most_rows) if self.most_rows else 0
+        least, most = RETRY_AFTER_S
+        return min(max((batches or len(self._line)) * self._run_s / self._instances, least), most)
 
-    def _wait(self, waiting: Waiting) -> None:
-        """Sleep until answered or told to run the engine."""
-        if waiting.deadline is None:
-            waiting.signal.acquire()
-            return
-        if waiting.signal.acquire(timeout=max(0.0, waiting.deadline - time.monotonic())):
-            return
-        with self._lock:
-            if waiting in self._line:
-                self._line.remove(waiting)
-            elif waiting.batch is not None:
-                return  # handed the engine in the same moment: others count on it
-        if waiting.answer is None and waiting.error is None:
-            waiting.error = _expired()
+    def _engine(self) -> None:
+        while (decision := self._next()) is not None:
+            for waiting in decision.expired:
+                waiting.done(_expired())
+            for waiting in decision.cancelled:
+                waiting.done(RequestCancelled("the caller went away; nothing was computed"))
+            if decision.batch:
+                self._execute(decision.batch)
+            del decision
+
+    def _next(self) -> Cut | None:
+        """Wait for something to do, and take it out of the line; None once closed."""
+        with self._changed:
+            while not self._closed:
+                held_until = inf
+                if self._idle and self._line:
+                    decision = cut(self._line, self.most_rows, time.monotonic(), self._batching)
+                    self._line = decision.rest
+                    if decision.batch:
+                        self._idle -= 1
+                    if decision.batch or decision.expired or decision.cancelled:
+                        if self._idle and self._line:
+                            self._changed.notify()
+                        return decision
+                    held_until = decision.held_until
+                self._changed.wait(None if held_until == inf else max(0.0, held_until - time.monotonic()))
+        return None
 
     def _execute(self, batch: Sequence[Waiting]) -> None:
         """Run one batch, hand the engine on as soon as it is free, then answer everybody in the batch."""
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             outputs = self._session.run(_joined(batch), batch[0].outputs)
         except Exception as error:
             self._fail(batch, error)
             return
-        finished = time.perf_counter()
-        self._hand_on()
+        finished = time.monotonic()
+        self._hand_on(finished - started)
         _answer(batch, outputs, started, finished)
 
     def _fail(self, batch: Sequence[Waiting], error: Exception) -> None:
@@ -120,48 +156,33 @@ class Batcher:
         if len(batch) > 1:
             for waiting in batch:
                 self._run_alone(waiting)
-        self._hand_on()
+        self._hand_on(None)
         if len(batch) == 1:
-            batch[0].fail(error)
+            batch[0].done(error)
 
     def _run_alone(self, waiting: Waiting) -> None:
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             outputs = self._session.run(waiting.inputs, waiting.outputs)
         except Exception as error:
-            waiting.fail(error)
+            waiting.done(error)
         else:
-            _answer([waiting], outputs, started, time.perf_counter())
+            _answer([waiting], outputs, started, time.monotonic())
 
-    def _hand_on(self) -> None:
-        """Give the engine, and the next batch, to the first request in line; nobody there: it is idle."""
-        with self._lock:
-            if not self._line:
-                self._idle += 1
-                return
-            decision = cut(self._line, self.most_rows, time.monotonic())
-            self._line = deque(decision.rest)
-            if decision.batch:
-                decision.batch[0].batch = decision.batch
-            else:
-                self._idle += 1
-        for waiting in decision.expired:
-            waiting.fail(_expired())
-        for waiting in decision.cancelled:
-            waiting.fail(RequestCancelled("the caller went away; nothing was computed"))
-        if decision.batch:
-            decision.batch[0].signal.release()
+    def _hand_on(self, run_s: float | None) -> None:
+        """Let the next batch run; ``run_s`` is what this one took, in seconds, unless it failed."""
+        with self._changed:
+            self._idle += 1
+            if run_s is not None:
+                self._run_s += (run_s - self._run_s) * (FRESH_SHARE if self._run_s else 1.0)
+            if self._line:
+                self._changed.notify()
 
 
 def rows_of(inputs: Mapping[str, Array]) -> int:
     """Rows of a request: the first dimension of its first input, 1 for a scalar or a model without inputs."""
     first = next(iter(inputs.values()), None)
     return int(first.shape[0]) if first is not None and first.ndim else 1
-
-
-def _split(inputs: Mapping[str, Array], rows: int, most_rows: int) -> Iterator[dict[str, Array]]:
-    for start in range(0, rows, most_rows):
-        yield {name: array[start : start + most_rows] for name, array in inputs.items()}
 
 
 def _joined(batch: Sequence[Waiting]) -> Mapping[str, Array]:
@@ -173,16 +194,18 @@ def _joined(batch: Sequence[Waiting]) -> Mapping[str, Array]:
 
 def _answer(batch: Sequence[Waiting], outputs: list[Array], started: float, finished: float) -> None:
     """Give each request its rows, as views of the batch's outputs."""
-    rows = sum(waiting.rows for waiting in batch)
+    runs: tuple[int, ...] = (sum(waiting.rows for waiting in batch),)
     start = 0
     for waiting in batch:
         end = start + waiting.rows
         own = outputs if len(batch) == 1 else [array[start:end] for array in outputs]
-        runs = (rows,) if waiting is batch[0] else ()
-        waiting.answer = Execution(own, started - waiting.arrived, finished - started, runs)
-        start = end
-        waiting.signal.release()
+        waiting.done(Execution(own, started - waiting.arrived, finished - started, runs))
+        start, runs = end, ()
 
 
 def _expired() -> DeadlineExpired:
-    return DeadlineExpired("the deadline passed while the request waited for its turn; nothing was computed")
+    return DeadlineExpired("the time ran out while the request waited for its turn; nothing was computed")
+
+
+def _closing() -> ModelNotReady:
+    return ModelNotReady("the model is being unloaded; nothing was computed")

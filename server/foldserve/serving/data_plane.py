@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from foldserve.observability.inference import StageSeconds
 from foldserve.serving.batcher import rows_of
-from foldserve.serving.line import Execution
+from foldserve.serving.line import Execution, Waiting
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.servable import Servable
 from foldserve.serving.validation import Array, validate_inputs, validate_outputs
@@ -16,7 +17,7 @@ class InferenceRequest:
     """What a caller asks: an empty ``version`` means the newest one, empty ``outputs`` all of them.
 
     ``deadline`` is in seconds of ``time.monotonic``, None for none; ``cancelled`` says whether the caller is
-    gone.
+    gone. ``priority`` and ``timeout_us`` are those of :func:`~foldserve.serving.queue_policy.place`.
     """
 
     model: str
@@ -25,6 +26,8 @@ class InferenceRequest:
     outputs: tuple[str, ...]
     deadline: float | None
     cancelled: Callable[[], bool]
+    priority: int = 0
+    timeout_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +56,41 @@ class DataPlane:
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
 
-    def infer(self, request: InferenceRequest) -> InferenceResult:
-        """Answer one request.
+    def submit(self, request: InferenceRequest, done: Callable[[InferenceResult | Exception], None]) -> None:
+        """Take one request; ``done`` is told the result, or why there is none, by a thread of the engine.
 
-        Raises ModelNotFound, ModelNotReady, InvalidRequest, QueueFull, DeadlineExpired, RequestCancelled or
-        ExecutionFailed.
+        It is told so exactly once, unless this raises: ModelNotFound, ModelNotReady, InvalidRequest,
+        QueueFull or DeadlineExpired for a request that is refused at once. Later DeadlineExpired,
+        RequestCancelled, ModelNotReady and ExecutionFailed may follow.
         """
-        with self._manager.servable(request.model, request.version) as servable:
+        servable = self._manager.servable(request.model, request.version)
+        servable.acquire()
+        try:
             validate_inputs(servable.inputs, request.inputs)
             validate_outputs(servable.outputs, request.outputs)
             names = request.outputs or servable.output_names
-            execution = servable.execute(request.inputs, names, request.deadline, request.cancelled)
-        return InferenceResult(
-            servable, list(zip(names, execution.outputs, strict=True)), rows_of(request.inputs), execution
-        )
+            rows = rows_of(request.inputs)
+
+            def answered(outcome: Execution | Exception) -> None:
+                servable.release()
+                if isinstance(outcome, Execution):
+                    named = list(zip(names, outcome.outputs, strict=True))
+                    done(InferenceResult(servable, named, rows, outcome))
+                else:
+                    done(outcome)
+
+            servable.submit(
+                Waiting(
+                    request.inputs,
+                    names,
+                    rows,
+                    request.cancelled,
+                    answered,
+                    inf if request.deadline is None else request.deadline,
+                ),
+                priority=request.priority,
+                timeout_us=request.timeout_us,
+            )
+        except BaseException:
+            servable.release()
+            raise

@@ -1,17 +1,13 @@
 """Requests in line, and where the line is cut into batches: a pure decision over what is waiting."""
 
-import threading
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from foldserve.runtime.session import Array
-
-
-def _closed() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
+from foldserve.settings import Batching, TimeoutAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +23,25 @@ class Execution:
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request in line: what it wants, and what its thread sleeps on until somebody is done with it."""
+    """A request in line; times are in seconds of ``time.monotonic``."""
 
     inputs: Mapping[str, Array]
     outputs: Sequence[str]
     rows: int
-    deadline: float | None
     cancelled: Callable[[], bool]
-    arrived: float = field(default_factory=time.perf_counter)
-    signal: threading.Lock = field(default_factory=_closed)
-    """A bare lock, opened to wake the thread: an Event costs several times as much."""
+    done: Callable[[Execution | Exception], None]
+    """Told what became of the request, exactly once, by any thread; must not raise."""
 
-    batch: "Sequence[Waiting] | None" = None
-    """What to run, for the thread that has the engine."""
+    deadline: float = math.inf
+    """From then on it is refused."""
 
-    answer: Execution | None = None
-    error: Exception | None = None
+    overdue: float = math.inf
+    """From then on it lets all others of its priority pass."""
+
+    priority: int = 0
+    """The lower, the sooner."""
+
+    arrived: float = field(default_factory=time.monotonic)
 
     def fits(self, other: "Waiting") -> bool:
         """Whether both may run in one batch: same outputs, and same shapes beyond the first axis."""
@@ -50,45 +49,78 @@ class Waiting:
             array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items()
         )
 
-    def fail(self, error: Exception) -> None:
-        """Answer with an error."""
-        self.error = error
-        self.signal.release()
-
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How a line is cut: what runs next, what is answered without running, what stays; each in order."""
+    """How a line is cut: what runs now, what is answered without running, what stays; each in order."""
 
     batch: list[Waiting]
     expired: list[Waiting]
     cancelled: list[Waiting]
     rest: list[Waiting]
+    held_until: float = math.inf
+    """With an empty batch: when the requests that are held back for company start without more of it."""
 
 
-def cut(line: Iterable[Waiting], most_rows: int | None, now: float) -> Cut:
+def cut(line: Sequence[Waiting], most_rows: int | None, now: float, batching: Batching) -> Cut:
     """The next batch: the first live request and whatever fits beside it in ``most_rows`` rows.
 
     ``most_rows`` None: one request at a time. ``now`` is in seconds of ``time.monotonic``. A request may
-    overtake one of another shape, never one that it could have been in a batch with.
+    overtake one of another shape or of a lower priority, never one that it could have been in a batch with.
     """
     result = Cut([], [], [], [])
     rows = 0
-    full = most_rows is None
-    for waiting in line:
-        if waiting.cancelled():
-            result.cancelled.append(waiting)
-        elif waiting.deadline is not None and waiting.deadline <= now:
+    full = False
+    for waiting in _by_priority(line, now) if _reorders(batching) else line:
+        if waiting.deadline <= now:
             result.expired.append(waiting)
-        elif not result.batch:
-            result.batch.append(waiting)
-            rows = waiting.rows
-        elif full or not waiting.fits(result.batch[0]):
+        elif full:
             result.rest.append(waiting)
-        elif most_rows is not None and rows + waiting.rows > most_rows:
+        elif waiting.cancelled():
+            result.cancelled.append(waiting)
+        elif result.batch and not waiting.fits(result.batch[0]):
+            result.rest.append(waiting)
+        elif result.batch and most_rows is not None and rows + waiting.rows > most_rows:
             full = True
             result.rest.append(waiting)
         else:
             result.batch.append(waiting)
             rows += waiting.rows
+            full = most_rows is None or rows >= most_rows
+    if batching.max_queue_delay_us or batching.preferred_batch_sizes:
+        return _held_back(result, full, now, batching)
     return result
+
+
+def _reorders(batching: Batching) -> bool:
+    """Whether requests may overtake each other; sorting a line costs more than anything else here."""
+    return batching.priority_levels > 0 or batching.queue_policy.timeout_action is TimeoutAction.DELAY
+
+
+def _by_priority(line: Sequence[Waiting], now: float) -> list[Waiting]:
+    return sorted(line, key=lambda waiting: (waiting.priority, waiting.overdue <= now, waiting.arrived))
+
+
+def _held_back(result: Cut, full: bool, now: float, batching: Batching) -> Cut:
+    """Triton's rule: a preferred size starts at once, anything else when it cannot grow or waited enough.
+
+    It cannot grow when it is full, as large as the largest preferred size, or somebody who does not fit waits
+    behind it; and nobody is held back beyond a time of its own.
+    """
+    batch, preferred = result.batch, batching.preferred_batch_sizes
+    if not batch:
+        return result
+    start = min(waiting.arrived for waiting in batch) + batching.max_queue_delay_us / 1e6
+    sizes = list(accumulate(waiting.rows for waiting in batch))
+    whole = max((index for index, rows in enumerate(sizes, start=1) if rows in preferred), default=0)
+    if whole and (now < start or not batching.max_queue_delay_us):
+        return replace(result, batch=batch[:whole], rest=batch[whole:] + result.rest)
+    if (
+        full
+        or result.rest
+        or now >= start
+        or (preferred and sizes[-1] >= max(preferred))
+        or any(min(waiting.deadline, waiting.overdue) <= start for waiting in batch)
+    ):
+        return result
+    return replace(result, batch=[], rest=batch, held_until=start)

@@ -2,16 +2,26 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
-from foldserve.errors import DeadlineExpired, ExecutionFailed, FoldserveError, QueueFull, RequestCancelled
+from foldserve.errors import (
+    DeadlineExpired,
+    ExecutionFailed,
+    InvalidRequest,
+    ModelNotReady,
+    QueueFull,
+    RequestCancelled,
+)
 from foldserve.parity.measures import distance
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Array
-from foldserve.serving.batcher import Batcher
+from foldserve.serving.batcher import RETRY_AFTER_S, Batcher
+from foldserve.serving.line import Execution, Waiting
+from foldserve.settings import Batching, QueuePolicy
 from running import EXAMPLE_DATA, EXAMPLE_MODELS
 
 POISON = 1e30
@@ -21,13 +31,15 @@ class HeldSession(OnnxRuntimeSession):
     """The digits model; runs wait while it is held, and fail where an image is poisoned."""
 
     def __init__(self) -> None:
-        super().__init__(EXAMPLE_MODELS / "digits" / "1" / "model.onnx")
+        super().__init__(EXAMPLE_MODELS / "digits" / "1" / "model.onnx", intra_op_threads=1)
         self.free = threading.Event()
         self.free.set()
         self.batches: list[int] = []
+        self.inputs_seen: list[Array] = []
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
         self.batches.append(len(inputs["images"]))
+        self.inputs_seen.append(inputs["images"])
         self.free.wait()
         if (inputs["images"] == POISON).any():
             raise ExecutionFailed("poisoned")
@@ -35,27 +47,32 @@ class HeldSession(OnnxRuntimeSession):
 
 
 class Caller:
-    """One request in a thread of its own."""
+    """One request, in line or refused, and what it is told."""
 
-    def __init__(self, batcher: Batcher, images: Array, *, deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        images: Array,
+        *,
+        deadline: float = inf,
+        priority: int = 0,
+        timeout_us: int = 0,
+    ) -> None:
         self.gone = False
-        self.answer: Any = None
-        self.error: FoldserveError | None = None
-        self._request = (batcher, images, deadline)
-        self._thread = threading.Thread(target=self._call)
-        self._thread.start()
+        self._told: SimpleQueue[Execution | Exception] = SimpleQueue()
+        request = Waiting(
+            {"images": images}, ("logits",), len(images), lambda: self.gone, self._told.put, deadline
+        )
+        batcher.submit(request, priority=priority, timeout_us=timeout_us)
 
-    def _call(self) -> None:
-        batcher, images, deadline = self._request
-        try:
-            self.answer = batcher.run({"images": images}, ("logits",), deadline, lambda: self.gone)
-        except FoldserveError as error:
-            self.error = error
+    def outcome(self) -> Execution | Exception:
+        return self._told.get(timeout=60)
 
-    def finish(self) -> "Caller":
-        self._thread.join(timeout=60)
-        assert not self._thread.is_alive()
-        return self
+    def execution(self) -> Execution:
+        outcome = self.outcome()
+        assert isinstance(outcome, Execution), outcome
+        assert self._told.empty()
+        return outcome
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +89,35 @@ def session() -> Iterator[HeldSession]:
     session.free.set()
 
 
-def _batcher(session: HeldSession, most_rows: int | None = 32, capacity: int = 100) -> Batcher:
-    return Batcher(session, most_rows=most_rows, instances=1, capacity=capacity)
+MakeBatcher = Callable[..., Batcher]
+
+
+@pytest.fixture
+def make_batcher(session: HeldSession) -> Iterator[MakeBatcher]:
+    made: list[Batcher] = []
+
+    def make(
+        *,
+        most_rows: int | None = 32,
+        instances: int = 1,
+        capacity: int = 100,
+        batching: Batching | None = None,
+    ) -> Batcher:
+        made.append(
+            Batcher(session, most_rows=most_rows, instances=instances, capacity=capacity, batching=batching)
+        )
+        return made[-1]
+
+    yield make
+    for batcher in made:
+        batcher.close()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def _occupy(session: HeldSession, batcher: Batcher, image: Array) -> Caller:
@@ -81,14 +125,8 @@ def _occupy(session: HeldSession, batcher: Batcher, image: Array) -> Caller:
     session.free.clear()
     started = len(session.batches)
     caller = Caller(batcher, image)
-    while len(session.batches) == started:
-        time.sleep(0.001)
+    _until(lambda: len(session.batches) > started)
     return caller
-
-
-def _queue(batcher: Batcher, count: int) -> None:
-    while batcher.waiting < count:
-        time.sleep(0.001)
 
 
 def _expected(session: HeldSession, images: Array) -> Array:
@@ -101,102 +139,228 @@ def _assert_near(actual: Array, expected: Array) -> None:
     assert distance(expected, actual).relative_l2 < 1e-5
 
 
-def test_a_lone_request_runs_at_once_on_its_own_array(session: HeldSession, images: Array) -> None:
-    execution = _batcher(session).run({"images": images[:2]}, ("logits",), None, lambda: False)
+def test_a_lone_request_runs_at_once_on_its_own_array(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    execution = Caller(make_batcher(), images[:2]).execution()
     np.testing.assert_array_equal(execution.outputs[0], _expected(session, images[:2]))
     assert (session.batches, execution.runs) == ([2], (2,))
+    assert np.shares_memory(session.inputs_seen[0], images)
 
 
 def test_what_arrives_meanwhile_becomes_one_batch_and_each_gets_its_rows(
-    session: HeldSession, images: Array
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
 ) -> None:
-    batcher = _batcher(session)
+    batcher = make_batcher()
     first = _occupy(session, batcher, images[:1])
-    callers = []
-    for count, start in enumerate((1, 3, 6)):
-        callers.append(Caller(batcher, images[start : start + count + 2]))
-        _queue(batcher, count + 1)
+    spans = ((1, 3), (3, 6), (6, 10))
+    callers = [Caller(batcher, images[start:end]) for start, end in spans]
     session.free.set()
-    answers = [caller.finish().answer for caller in (first, *callers)]
+    answers = [caller.execution() for caller in (first, *callers)]
     assert session.batches == [1, 9]
-    assert [answer.runs for answer in answers if answer] == [(1,), (9,), (), ()]
-    for caller, (start, end) in zip(callers, ((1, 3), (3, 6), (6, 10)), strict=True):
-        assert caller.answer is not None
-        _assert_near(caller.answer.outputs[0], _expected(session, images[start:end]))
-        assert caller.answer.outputs[0].base is not None  # a view of the batch, not a copy
+    assert [answer.runs for answer in answers] == [(1,), (9,), (), ()]
+    for answer, (start, end) in zip(answers[1:], spans, strict=True):
+        _assert_near(answer.outputs[0], _expected(session, images[start:end]))
+        assert answer.outputs[0].base is answers[1].outputs[0].base  # views of one batch, no copies
 
 
-def test_a_large_request_is_split_and_joined(session: HeldSession, images: Array) -> None:
-    execution = _batcher(session, most_rows=100).run({"images": images}, ("logits",), None, lambda: False)
+def test_a_large_request_is_split_joined_and_shares_its_batches(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(most_rows=100, capacity=4)
+    first = _occupy(session, batcher, images[:1])
+    large = Caller(batcher, images)
+    with pytest.raises(QueueFull):
+        Caller(batcher, images[:1])
+    session.free.set()
+    first.execution()
+    execution = large.execution()
     _assert_near(execution.outputs[0], _expected(session, images))
-    assert session.batches == [100, 100, 100, 60] == list(execution.runs)
+    assert session.batches == [1, 100, 100, 100, 60]
+    assert execution.runs == (100, 100, 100, 60)
+    assert all(np.shares_memory(seen, images) for seen in session.inputs_seen)
+    first = _occupy(session, batcher, images[:1])
+    sharing = [Caller(batcher, images[:130]), Caller(batcher, images[130:150])]
+    session.free.set()
+    first.execution()
+    _assert_near(sharing[0].execution().outputs[0], _expected(session, images[:130]))
+    _assert_near(sharing[1].execution().outputs[0], _expected(session, images[130:150]))
+    assert session.batches[5:] == [1, 100, 50]
 
 
-def test_without_batching_requests_run_one_by_one(session: HeldSession, images: Array) -> None:
-    batcher = _batcher(session, most_rows=None)
+def test_one_failing_part_fails_the_whole_request_once(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(most_rows=100)
+    poisoned = images.copy()
+    poisoned[0] = POISON
+    first = _occupy(session, batcher, images[:1])
+    large, good = Caller(batcher, poisoned), Caller(batcher, images[:2])
+    session.free.set()
+    assert isinstance(large.outcome(), ExecutionFailed)
+    first.execution()
+    _assert_near(good.execution().outputs[0], _expected(session, images[:2]))
+    assert session.batches == [1, 100, 2]  # what was left of it has been dropped
+
+
+def test_instances_run_side_by_side_parts_of_one_request_too(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(most_rows=100, instances=3)
+    session.free.clear()
+    large = Caller(batcher, images[:300])
+    _until(lambda: len(session.batches) == 3)
+    assert session.batches == [100, 100, 100]
+    waiting = Caller(batcher, images[:7])
+    assert batcher.waiting == 1
+    session.free.set()
+    _assert_near(large.execution().outputs[0], _expected(session, images[:300]))
+    waiting.execution()
+
+
+def test_without_batching_requests_run_one_by_one(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(most_rows=None)
     first = _occupy(session, batcher, images[:1])
     others = [Caller(batcher, images[:2]), Caller(batcher, images[:200])]
-    _queue(batcher, 2)
     session.free.set()
     for caller in (first, *others):
-        assert caller.finish().answer is not None
-    assert sorted(session.batches) == [1, 2, 200]
+        caller.execution()
+    assert session.batches == [1, 2, 200]
 
 
+@pytest.mark.parametrize("instances", [1, 2])
 def test_cancelled_expired_and_failing_requests_do_not_touch_their_neighbours(
-    session: HeldSession, images: Array
+    session: HeldSession, make_batcher: MakeBatcher, images: Array, instances: int
 ) -> None:
-    batcher = _batcher(session)
-    first = _occupy(session, batcher, images[:1])
+    batcher = make_batcher(instances=instances)
+    occupying = [_occupy(session, batcher, images[:1]) for _ in range(instances)]
     good = [Caller(batcher, images[:2])]
-    _queue(batcher, 1)
     gone = Caller(batcher, images[:3])
-    _queue(batcher, 2)
-    late = Caller(batcher, images[:4], deadline=time.monotonic() + 0.02)
+    late = Caller(batcher, images[:4], deadline=time.monotonic() + 0.001)
+    overdue = Caller(batcher, images[:8], timeout_us=1000)
     poisoned = Caller(batcher, np.full((1, 1, 8, 8), POISON, np.float32))
     good.append(Caller(batcher, images[5:7]))
-    late.finish()
-    _queue(batcher, 4)
     gone.gone = True
+    time.sleep(0.002)
     session.free.set()
-    for caller in (first, *good, gone, poisoned):
-        caller.finish()
-    assert isinstance(late.error, DeadlineExpired)
-    assert isinstance(gone.error, RequestCancelled)
-    assert isinstance(poisoned.error, ExecutionFailed)
+    assert isinstance(late.outcome(), DeadlineExpired)
+    assert isinstance(overdue.outcome(), DeadlineExpired)
+    assert isinstance(gone.outcome(), RequestCancelled)
+    assert isinstance(poisoned.outcome(), ExecutionFailed)
     for caller, expected in zip(good, (images[:2], images[5:7]), strict=True):
-        assert caller.answer is not None
-        _assert_near(caller.answer.outputs[0], _expected(session, expected))
-    assert 3 not in session.batches
-    assert 4 not in session.batches
+        _assert_near(caller.execution().outputs[0], _expected(session, expected))
+    for caller in occupying:
+        caller.execution()
+    assert not {3, 4, 8} & set(session.batches)
 
 
-def test_a_full_line_refuses_and_the_engine_goes_on(session: HeldSession, images: Array) -> None:
-    batcher = _batcher(session, capacity=1)
+def test_a_full_line_refuses_tells_when_to_come_again_and_goes_on(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(capacity=1)
     callers = [_occupy(session, batcher, images[:1]), Caller(batcher, images[:1])]
-    _queue(batcher, 1)
-    with pytest.raises(QueueFull, match="retry later"):
-        batcher.run({"images": images[:1]}, ("logits",), None, lambda: False)
+    with pytest.raises(QueueFull, match="retry later") as refusal:
+        Caller(batcher, images[:1])
+    least, most = RETRY_AFTER_S
+    assert least <= refusal.value.retry_after_s <= most
     session.free.set()
-    assert all(caller.finish().answer is not None for caller in callers)
+    for caller in callers:
+        caller.execution()
 
 
-def test_the_engine_survives_a_failing_run(session: HeldSession, images: Array) -> None:
-    batcher = _batcher(session)
-    with pytest.raises(ExecutionFailed, match="poisoned"):
-        batcher.run({"images": np.full((1, 1, 8, 8), POISON, np.float32)}, ("logits",), None, lambda: False)
-    assert batcher.run({"images": images[:1]}, ("logits",), None, lambda: False).outputs[0].shape == (1, 10)
+def test_one_priority_cannot_fill_the_line_beyond_its_own_limit(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batching = Batching(
+        priority_levels=2,
+        default_priority_level=2,
+        priority_queue_policies={2: QueuePolicy(max_queue_size=1)},
+    )
+    batcher = make_batcher(batching=batching, most_rows=1)
+    callers = [_occupy(session, batcher, images[:1]), Caller(batcher, images[:1])]
+    with pytest.raises(QueueFull, match="priority 2"):
+        Caller(batcher, images[:1])
+    callers += [Caller(batcher, images[:1], priority=1) for _ in range(3)]
+    with pytest.raises(InvalidRequest, match="priority 3"):
+        Caller(batcher, images[:1], priority=3)
+    session.free.set()
+    for caller in callers:
+        caller.execution()
 
 
-def test_many_callers_all_get_their_own_answers(session: HeldSession, images: Array) -> None:
-    batcher = _batcher(session)
+def test_a_higher_priority_runs_first(session: HeldSession, make_batcher: MakeBatcher, images: Array) -> None:
+    batcher = make_batcher(batching=Batching(priority_levels=3, default_priority_level=2), most_rows=4)
+    first = _occupy(session, batcher, images[:1])
+    callers = [Caller(batcher, images[: 4 - index], priority=3 - index) for index in range(3)]
+    session.free.set()
+    for caller in (first, *callers):
+        caller.execution()
+    assert session.batches == [1, 2, 3, 4]
+
+
+def test_an_idle_engine_waits_for_company_only_when_told_and_not_beyond_a_preferred_size(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    forever_us = 60_000_000
+    batcher = make_batcher(batching=Batching(max_queue_delay_us=forever_us, preferred_batch_sizes=(3,)))
+    callers = [Caller(batcher, images[:1]), Caller(batcher, images[1:2])]
+    assert not session.batches
+    callers.append(Caller(batcher, images[2:3]))
+    for index, caller in enumerate(callers):
+        _assert_near(caller.execution().outputs[0], _expected(session, images[index : index + 1]))
+    assert session.batches == [3]
+
+
+def test_the_wait_for_company_ends(session: HeldSession, make_batcher: MakeBatcher, images: Array) -> None:
+    batcher = make_batcher(batching=Batching(max_queue_delay_us=20_000))
+    execution = Caller(batcher, images[:1]).execution()
+    assert execution.queue_s >= 0.02
+    assert session.batches == [1]
+
+
+def test_a_request_that_is_late_already_is_refused_at_once(make_batcher: MakeBatcher, images: Array) -> None:
+    with pytest.raises(DeadlineExpired):
+        Caller(make_batcher(), images[:1], deadline=time.monotonic() - 1)
+
+
+def test_the_engine_survives_a_failing_run(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher()
+    failing = Caller(batcher, np.full((1, 1, 8, 8), POISON, np.float32))
+    assert "poisoned" in str(failing.outcome())
+    assert Caller(batcher, images[:1]).execution().outputs[0].shape == (1, 10)
+
+
+def test_closing_refuses_who_waits_and_who_comes_and_ends_the_threads(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    before = threading.active_count()
+    batcher = make_batcher()
+    assert threading.active_count() == before + 2
+    running, waiting = _occupy(session, batcher, images[:1]), Caller(batcher, images[:1])
+    batcher.close()
+    assert isinstance(waiting.outcome(), ModelNotReady)
+    with pytest.raises(ModelNotReady):
+        Caller(batcher, images[:1])
+    session.free.set()
+    running.execution()
+    _until(lambda: threading.active_count() == before)
+
+
+def test_many_callers_all_get_their_own_answers(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(instances=2)
     expected = _expected(session, images)
     wrong: list[int] = []
 
     def call(caller: int) -> None:
         for turn in range(20):
             row = (caller * 20 + turn) % len(images)
-            answer = batcher.run({"images": images[row : row + 1]}, ("logits",), None, lambda: False)
+            answer = Caller(batcher, images[row : row + 1]).execution()
             if not np.allclose(answer.outputs[0], expected[row : row + 1], rtol=1e-4, atol=1e-4):
                 wrong.append(row)
 

@@ -1,0 +1,38 @@
+"""What the settings make of a request's ``priority`` and ``timeout``: its place in line."""
+
+import math
+from dataclasses import dataclass
+
+from foldserve.errors import InvalidRequest
+from foldserve.settings import Batching, QueuePolicy, TimeoutAction
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request stands in line, and how long; ``deadline`` and ``overdue`` are those of a Waiting."""
+
+    priority: int
+    policy: QueuePolicy
+    deadline: float
+    overdue: float
+
+
+def place(batching: Batching, priority: int, timeout_us: int, now: float) -> Place:
+    """The place of a request that arrives ``now``, in seconds of ``time.monotonic``.
+
+    ``priority`` 0 is the default one, and means nothing to a model without priorities. ``timeout_us`` is in
+    microseconds, 0 for none; it can shorten the policy's own, not lengthen it. Raises
+    :class:`InvalidRequest` for a priority beyond the model's.
+    """
+    levels = batching.priority_levels
+    if priority > levels > 0:
+        raise InvalidRequest(f"priority {priority} is beyond this model's {levels}; 0 is the default one")
+    priority = (priority or batching.default_priority_level) if levels else 0
+    policy = batching.priority_queue_policies.get(priority, batching.queue_policy)
+    limit_us = policy.default_timeout_us
+    if timeout_us and policy.allow_timeout_override:
+        limit_us = min(timeout_us, limit_us or timeout_us)
+    end = now + limit_us / 1e6 if limit_us else math.inf
+    if policy.timeout_action is TimeoutAction.DELAY:
+        return Place(priority, policy, math.inf, end)
+    return Place(priority, policy, end, math.inf)
