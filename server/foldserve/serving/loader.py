@@ -131,6 +131,7 @@ class _Loading:
             most_rows=settings.max_batch_size if artefact.batches and settings.max_batch_size else None,
             instances=loaded.tuning.layout.instances,
             capacity=settings.max_queue_size,
+            batching=settings.batching,
         )
         return Servable(source.name, source.version, session, provenance, batcher, labels=labels)
 
