@@ -11,6 +11,7 @@ from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
 from foldserve.rpc.server import GrpcServer
 from foldserve.serving.manager import ModelManager
+from foldserve.serving.model_control import ModelController
 from foldserve.settings import ServerSettings
 
 log = get_logger()
@@ -26,8 +27,9 @@ class Server:
         self._settings = settings
         metrics = Metrics()
         self._manager = ModelManager(settings, metrics, self._model_ready)
-        self._manager.discover()
-        self._grpc = GrpcServer(settings, self._manager, metrics)
+        self._controller = ModelController(settings, self._manager)
+        self._grpc = GrpcServer(settings, self._manager, self._controller, metrics)
+        self._controller.discover()
         self._http = HttpServer(settings.host, settings.http_port, metrics.registry, self._manager.not_ready)
         self._loading = threading.Thread(target=self._load, name="load", daemon=True)
         self._running = ExitStack()
@@ -64,6 +66,7 @@ class Server:
         """Not ready → no new requests → drain → close the models → close the ports, all by one deadline."""
         log.info("stopping", drain_timeout_s=self._settings.drain_timeout_s)
         deadline = time.monotonic() + self._settings.drain_timeout_s
+        self._controller.stop()
         self._manager.stop_accepting()
         self._grpc.stop(self._settings.drain_timeout_s)
         self._manager.close(deadline)
@@ -71,7 +74,7 @@ class Server:
         log.info("stopped")
 
     def _load(self) -> None:
-        self._manager.load_all()
+        self._controller.start()
         self._grpc.set_ready(True)
         log.info("ready", models=self._manager.ready_models())
 

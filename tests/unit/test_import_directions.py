@@ -25,13 +25,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": LEAVES | {"server", "cli_options", "commands", "observability", "runtime"},
     "__main__": {"cli"},
 }
-GRPC_AND_PROTOCOL = {"grpc", "foldserve_proto", "grpc_health", "grpc_reflection"}
+GRPC = {"grpc", "grpc_health", "grpc_reflection"}
 ONLY_IN = {
     "torch": {"importing"},
     "onnxscript": {"importing"},
     "onnxruntime": {"runtime"},
     "asyncio": set[str](),
-    **{name: {"rpc"} for name in GRPC_AND_PROTOCOL},
+    **{name: {"rpc"} for name in GRPC},
+    "foldserve_proto": {"rpc", "serving"},  # serving reads configurations, no requests
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

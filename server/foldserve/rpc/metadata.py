@@ -7,13 +7,14 @@ from foldserve_proto import grpc_service_pb2_grpc as service
 from foldserve import __version__
 from foldserve.observability.inference import RequestCollector
 from foldserve.rpc import codec
-from foldserve.rpc.model_config import PLATFORM, model_config
+from foldserve.rpc.model_config import model_config
 from foldserve.rpc.statistics import model_statistics
 from foldserve.serving.datatypes import datatype_name
 from foldserve.serving.facts import summary
 from foldserve.serving.manager import ModelManager
+from foldserve.serving.triton_config import PLATFORM
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 
 
 class MetadataMethods(service.GRPCInferenceServiceServicer):

@@ -6,30 +6,74 @@ from foldserve.rpc import codec
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.serving.datatypes import datatype_name
 from foldserve.serving.servable import Servable
+from foldserve.serving.triton_config import BACKEND, PLATFORM, THREADS
+from foldserve.settings import Batching, LatestVersions, ModelSettings, QueuePolicy, TimeoutAction
 
-PLATFORM = "onnxruntime_onnx"
-BACKEND = "onnxruntime"
+TIMEOUT_ACTION = {
+    TimeoutAction.REJECT: pb.ModelQueuePolicy.REJECT,
+    TimeoutAction.DELAY: pb.ModelQueuePolicy.DELAY,
+}
 
 
 def model_config(servable: Servable) -> pb.ModelConfig:
     """What a servable runs with; where requests are batched, the dims leave the batch axis out."""
+    settings, layout = servable.provenance.settings, servable.provenance.tuning.layout
     config = pb.ModelConfig(
         name=servable.name,
         platform=PLATFORM,
         backend=BACKEND,
+        version_policy=_version_policy(settings),
         max_batch_size=servable.most_rows or 0,
-        default_model_filename="model.onnx",
+        default_model_filename=settings.file or "model.onnx",
+        dynamic_batching=_dynamic_batching(settings.batching) if servable.most_rows else None,
     )
-    config.version_policy.latest.num_versions = 1
     kind = pb.ModelInstanceGroup.KIND_GPU if servable.provider == "cuda" else pb.ModelInstanceGroup.KIND_CPU
-    config.instance_group.add(name=f"{servable.name}_0", kind=kind, count=1)
+    config.instance_group.add(name=f"{servable.name}_0", kind=kind, count=layout.instances)
+    config.parameters[THREADS].string_value = str(layout.threads)
     for spec in servable.inputs:
         config.input.add(name=spec.name, data_type=_data_type(spec), dims=_dims(spec, servable))
     for spec in servable.outputs:
-        config.output.add(name=spec.name, data_type=_data_type(spec), dims=_dims(spec, servable))
-    if servable.most_rows:
-        config.dynamic_batching.max_queue_delay_microseconds = 0
+        label_filename = settings.labels.get(spec.name)
+        config.output.add(
+            name=spec.name,
+            data_type=_data_type(spec),
+            dims=_dims(spec, servable),
+            label_filename=label_filename,
+        )
     return config
+
+
+def _version_policy(settings: ModelSettings) -> pb.ModelVersionPolicy:
+    policy = pb.ModelVersionPolicy()
+    if settings.versions == "all":
+        policy.all.SetInParent()
+    elif isinstance(settings.versions, LatestVersions):
+        policy.latest.num_versions = settings.versions.latest
+    else:
+        policy.specific.versions.extend(settings.versions)
+    return policy
+
+
+def _dynamic_batching(batching: Batching) -> pb.ModelDynamicBatching:
+    return pb.ModelDynamicBatching(
+        preferred_batch_size=batching.preferred_batch_sizes,
+        max_queue_delay_microseconds=batching.max_queue_delay_us,
+        priority_levels=batching.priority_levels,
+        default_priority_level=batching.default_priority_level,
+        default_queue_policy=_queue_policy(batching.queue_policy),
+        priority_queue_policy={
+            level: _queue_policy(policy) for level, policy in batching.priority_queue_policies.items()
+        },
+    )
+
+
+def _queue_policy(policy: QueuePolicy) -> pb.ModelQueuePolicy:
+    return pb.ModelQueuePolicy(
+        timeout_action=TIMEOUT_ACTION[policy.timeout_action],
+        default_timeout_microseconds=policy.default_timeout_us,
+        allow_timeout_override=policy.allow_timeout_override,
+        max_queue_size=policy.max_queue_size,
+    )
 
 
 def _dims(spec: TensorSpec, servable: Servable) -> list[int]:

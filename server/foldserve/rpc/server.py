@@ -18,6 +18,7 @@ from foldserve.rpc.outcome import Outcomes
 from foldserve.rpc.reflection import reflection_pool
 from foldserve.rpc.servicer import InferenceServicer
 from foldserve.serving.manager import ModelManager
+from foldserve.serving.model_control import ModelController
 from foldserve.settings import ServerSettings
 
 INFERENCE_SERVICE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -32,7 +33,13 @@ SERVER_HEALTH = ("", INFERENCE_SERVICE)
 class GrpcServer:
     """Listens from ``__enter__`` to ``stop``; health follows what it is told."""
 
-    def __init__(self, settings: ServerSettings, manager: ModelManager, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        manager: ModelManager,
+        controller: ModelController,
+        metrics: Metrics,
+    ) -> None:
         self._health = Health()
         outcomes = Outcomes(metrics.requests, manager.labels)
         self._server = grpc.server(
@@ -47,7 +54,7 @@ class GrpcServer:
             ],
         )
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(settings, manager, metrics.requests), self._server
+            InferenceServicer(settings, manager, controller, metrics.requests), self._server
         )
         fold_service_pb2_grpc.add_FoldServiceServicer_to_server(FoldServicer(manager), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

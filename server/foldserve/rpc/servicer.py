@@ -6,6 +6,7 @@ from foldserve.rpc.metadata import MetadataMethods
 from foldserve.rpc.repository import RepositoryMethods
 from foldserve.serving.data_plane import DataPlane
 from foldserve.serving.manager import ModelManager
+from foldserve.serving.model_control import ModelController
 from foldserve.serving.shared_memory import SharedMemory
 from foldserve.settings import ServerSettings
 
@@ -13,8 +14,14 @@ from foldserve.settings import ServerSettings
 class InferenceServicer(InferenceMethods, MetadataMethods, RepositoryMethods):
     """Every method of the service; one that no part offers is answered UNIMPLEMENTED."""
 
-    def __init__(self, settings: ServerSettings, manager: ModelManager, requests: RequestCollector) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        manager: ModelManager,
+        controller: ModelController,
+        requests: RequestCollector,
+    ) -> None:
         shared_memory = SharedMemory(enabled=settings.shared_memory)
         InferenceMethods.__init__(self, DataPlane(manager), shared_memory)
         MetadataMethods.__init__(self, manager, requests)
-        RepositoryMethods.__init__(self, manager)
+        RepositoryMethods.__init__(self, controller)

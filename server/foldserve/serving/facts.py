@@ -29,7 +29,8 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
 
 
 def publish(servable: Servable, metrics: Metrics) -> None:
-    """Set the gauges of a servable that just became ready."""
+    """Set the gauges of a servable that just became ready, in place of those of the one before it."""
+    withdraw(servable.name, servable.version, metrics)
     model, version = servable.name, str(servable.version)
     provenance = servable.provenance
     fold = provenance.fold_report
@@ -54,3 +55,18 @@ def publish(servable: Servable, metrics: Metrics) -> None:
         metrics.parity_scaled_max.labels(model, version, output.output).set(output.scaled_max)
         if output.top1_agreement is not None:
             metrics.parity_top1_agreement.labels(model, version, output.output).set(output.top1_agreement)
+
+
+def withdraw(model: str, version: int, metrics: Metrics) -> None:
+    """Take back the gauges of a model version that serves no longer."""
+    for gauge in (
+        metrics.provider_info,
+        metrics.variant_info,
+        metrics.batchnorms,
+        metrics.biases_stripped,
+        metrics.load_duration,
+        metrics.parity_relative_l2,
+        metrics.parity_scaled_max,
+        metrics.parity_top1_agreement,
+    ):
+        gauge.remove_by_labels({"model": model, "version": str(version)})

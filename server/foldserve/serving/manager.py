@@ -1,39 +1,36 @@
-"""Which model versions there are, what state each is in, and the one that answers a request."""
+"""Model versions come into service here, and go out of it.
+
+A version that is loaded again becomes ready before the one it replaces drains; where it fails, that one
+serves on. Whoever loads or unloads a model holds its lock, and no other model waits for that.
+"""
 
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 
-from foldserve.errors import FoldserveError, InvalidRequest, LoadFailed, ModelNotFound, ModelNotReady
+from foldserve.errors import FoldserveError, LoadFailed, ModelNotReady
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
-from foldserve.serving.facts import publish, summary
-from foldserve.serving.lifecycle import Lifecycle, State
+from foldserve.serving.facts import publish, summary, withdraw
+from foldserve.serving.lifecycle import State
 from foldserve.serving.loader import load
-from foldserve.serving.repository import VERSION, ModelVersion, latest, scan
+from foldserve.serving.model_configuration import read_settings
+from foldserve.serving.model_table import Entry, Model, ModelTable
+from foldserve.serving.repository import ModelFolder, ModelVersion
 from foldserve.serving.servable import Servable
-from foldserve.settings import ServerSettings, model_settings
-
-PARALLEL_LOADS = 2
-MOST_NAMES = 10
-"""An error text names this many models at most."""
+from foldserve.serving.version_policy import (
+    aspired_versions,
+    missing_versions,
+    versions_to_load,
+    versions_to_unload,
+)
+from foldserve.settings import ModelSettings, ServerSettings
 
 log = get_logger()
 
 
-@dataclass
-class Entry:
-    """A model version on its way through life."""
-
-    source: ModelVersion
-    lifecycle: Lifecycle = field(default_factory=Lifecycle)
-    servable: Servable | None = None
-
-
-class ModelManager:
-    """Loads the models of the repositories and hands out servables.
+class ModelManager(ModelTable):
+    """Brings models into service as their folders and settings ask.
 
     ``on_ready`` is told each time a model becomes ready (True) or stops being so (False).
     """
@@ -41,44 +38,82 @@ class ModelManager:
     def __init__(
         self, settings: ServerSettings, metrics: Metrics, on_ready: Callable[[str, bool], None]
     ) -> None:
+        super().__init__()
         self._settings = settings
         self._metrics = metrics
         self._on_ready = on_ready
-        self._entries: dict[str, dict[int, Entry]] = {}
-        self._serving: dict[tuple[str, str], Servable] = {}
-        """Who answers for a model and version, and for a model and no version; replaced at each change."""
+        self._changing = threading.Lock()
+        """Held while a table is replaced, never for longer."""
 
-        self._publishing = threading.Lock()
-        self._loaded = threading.Event()
+        self._load_slots = threading.BoundedSemaphore(settings.load_threads)
+        self._drains: set[threading.Thread] = set()
+        self._started = threading.Event()
         self._draining = False
 
-    def discover(self) -> None:
-        """Find the models to load; raises :class:`ConfigurationError` for an unreadable repository."""
-        sources = latest(scan(self._settings.repository))
-        self._entries = {source.name: {source.version: Entry(source)} for source in sources}
-        if not sources:
-            log.warning(
-                "no model found",
-                repositories=[str(repository) for repository in self._settings.repository],
-                expected="<repository>/<model>/<version>/model.onnx or model.pt2; a version is a number",
-            )
+    def expect(self, names: Iterable[str]) -> None:
+        """Announce the models of the start, which :meth:`update` is to try."""
+        for name in names:
+            self._model(name).awaited = True
+            self._on_ready(name, False)
 
-    def load_all(self) -> None:
-        """Load the discovered models; one that fails keeps its reason and stops no other."""
-        for entry in self.entries():
-            self._tell_ready(entry.source.name, entry.source.version, False)
-        with ThreadPoolExecutor(PARALLEL_LOADS, thread_name_prefix="load") as pool:
-            list(pool.map(self._load, self.entries()))
-        self._loaded.set()
+    def started(self) -> None:
+        """Report ready from now on: the models of the start have been tried."""
+        self._started.set()
+
+    def update(self, folder: ModelFolder, *, override: str | None = None, reload: bool = False) -> None:
+        """Serve the versions of a model that its settings ask for, as its folder holds them now.
+
+        Loads what is new or changed, with ``reload`` everything; what is superfluous goes afterwards.
+        ``override`` is that of :func:`~foldserve.serving.model_configuration.read_settings`, whose errors are
+        raised. Raises :class:`LoadFailed` with the reasons when a version does not load; what served before
+        serves on.
+        """
+        model = self._model(folder.name)
+        with model.lock:
+            if self._draining:
+                raise ModelNotReady("the server is stopping; nothing is loaded any more")
+            try:
+                settings = read_settings(folder, self._settings, override)
+                aspired = aspired_versions(settings.versions, folder.versions)
+            except FoldserveError as error:
+                self._refuse(model, str(error))
+                raise
+            model.failure = ""
+            for version in missing_versions(settings.versions, folder.versions):
+                log.error("a version to serve is not there", model=model.name, version=version)
+            present = {version: (folder.files, files) for version, files in folder.versions.items()}
+            failures = [
+                f"version {version}: {failure}"
+                for version in versions_to_load(aspired, present, {} if reload else model.tried)
+                if (failure := self._load(model, folder.version(version, settings.file), settings))
+            ]
+            model.tried |= {version: present[version] for version in aspired}
+            for version in versions_to_unload(aspired, present, model.ready):
+                self._unload(model, version)
+            self._forget_missing(model)
+            model.awaited = False
+        if failures:
+            raise LoadFailed(f"model '{model.name}' failed to load, {'; '.join(failures)}")
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Tell why a model is not even tried; what served before serves on."""
+        model = self._model(name)
+        with model.lock:
+            self._refuse(model, reason)
+
+    def unload(self, name: str) -> None:
+        """Take a model out of service; requests in flight finish, and nobody waits for them."""
+        model = self._model(name)
+        with model.lock:
+            model.failure = ""
+            for version in model.ready:
+                self._unload(model, version)
+            self._forget_missing(model)
 
     @property
     def loading(self) -> bool:
-        """Whether some model of the start has not been tried to its end."""
-        return not self._loaded.is_set()
-
-    def entries(self) -> list[Entry]:
-        """Every known model version."""
-        return [entry for versions in self._entries.values() for entry in versions.values()]
+        """Whether some model is being loaded, or waits for it since the start."""
+        return not self._started.is_set() or any(model.lock.locked() for model in self._models.values())
 
     def not_ready(self) -> str:
         """Why the server as a whole is not ready; empty when it is.
@@ -88,121 +123,123 @@ class ModelManager:
         """
         if self._draining:
             return "the server is stopping"
-        if self._loaded.is_set():
+        if self._started.is_set():
             return ""
-        loading = [entry.source.name for entry in self.entries() if entry.lifecycle.state is not State.READY]
+        loading = [name for name, model in self._models.items() if model.awaited]
         return f"loading {', '.join(loading) or 'the repository'}"
 
-    def servable(self, name: str, version: str = "") -> Servable:
-        """The servable for a model, the newest ready one when no version is given.
-
-        Raises :class:`ModelNotFound`, and where the model is known but does not serve :class:`ModelNotReady`
-        or, if it never will, :class:`LoadFailed`.
-        """
-        serving = self._serving.get((name, version))
-        if serving is not None:
-            return serving
-        entry = self._entry(name, version)
-        identity = f"model '{name}' version {entry.source.version}"
-        if entry.lifecycle.state is State.FAILED:
-            raise LoadFailed(f"{identity} failed to load: {entry.lifecycle.reason}")
-        raise ModelNotReady(f"{identity} is not ready, its state is {entry.lifecycle.state}; retry later")
-
-    def is_ready(self, name: str, version: str) -> bool:
-        """Whether a model serves; false for one that does not exist."""
-        return (name, version) in self._serving
-
-    def ready_models(self) -> list[str]:
-        """Names of the models that serve."""
-        return [name for name in self._entries if self.versions(name)]
-
-    def labels(self, name: str, version: str) -> tuple[str, str]:
-        """Model and version as metric labels: empty for what this server does not know."""
-        serving = self._serving.get((name, version))
-        if serving is not None:
-            return serving.metrics.labels
-        versions = self._entries.get(name, {})
-        return name if versions else "", version if version in map(str, versions) else ""
-
-    def versions(self, name: str) -> list[int]:
-        """The ready versions of a model, ascending."""
-        versions = self._entries.get(name, {})
-        return sorted(number for number, entry in versions.items() if entry.lifecycle.state is State.READY)
-
     def stop_accepting(self) -> None:
-        """Report not ready from now on; requests are still answered."""
-        self._draining = True
+        """Report not ready from now on, and load nothing any more; requests are still answered."""
+        with self._changing:
+            self._draining = True
 
     def close(self, deadline: float) -> None:
         """Drain and close every servable; ``deadline`` for all together, in seconds of ``time.monotonic``."""
-        for entry in self.entries():
-            if entry.servable is not None and entry.lifecycle.state is State.READY:
-                self._unload(entry, entry.servable, deadline)
+        for model in self._models.values():
+            for version in model.ready:
+                self._unload(model, version)
+        for drain in list(self._drains):
+            drain.join(max(0.0, deadline - time.monotonic()))
+        for drain in list(self._drains):
+            log.warning("requests still run after the drain time-out", model=drain.name)
 
-    def _entry(self, name: str, version: str) -> Entry:
-        versions = self._entries.get(name)
-        if not versions:
-            known = [f"'{known}'" for known in sorted(self._entries)[:MOST_NAMES]]
-            more = ["..."] if len(self._entries) > MOST_NAMES else []
-            raise ModelNotFound(
-                f"no model is named '{name[:100]}'; this server has {', '.join([*known, *more]) or 'none'}"
-            )
-        if not version:
-            return versions[max(self.versions(name) or versions)]
-        if not VERSION.fullmatch(version):
-            raise InvalidRequest(f"model version '{version[:20]}' is not a positive integer")
-        if int(version) not in versions:
-            there = ", ".join(str(number) for number in sorted(versions))
-            raise ModelNotFound(f"model '{name}' has no version {version}; this server has version {there}")
-        return versions[int(version)]
+    def _model(self, name: str) -> Model:
+        with self._changing:
+            if name not in self._models:
+                self._models = {**self._models, name: Model(name)}
+            return self._models[name]
 
-    def _load(self, entry: Entry) -> None:
-        if self._draining:
-            return
-        source, lifecycle = entry.source, entry.lifecycle
+    def _refuse(self, model: Model, reason: str) -> None:
+        model.failure, model.awaited = reason, False
+        log.error("model is not loaded", model=model.name, reason=reason)
+
+    def _load(self, model: Model, source: ModelVersion, settings: ModelSettings) -> str:
+        """Load one version and bring it into service; why it failed, or an empty text."""
+        entry = Entry(source, settings)
+        present = model.versions.get(source.version)
+        replaced = present if present is not None and present.lifecycle.state is State.READY else None
+        if replaced is None:
+            model.versions = {**model.versions, source.version: entry}
+            self._tell_ready(model, source.version)
         model_log = log.bind(model=source.name, version=source.version)
         try:
-            servable = load(source, lifecycle, model_settings(self._settings), self._settings)
+            with self._load_slots:
+                servable = load(source, entry.lifecycle, settings, self._settings)
+            self._put_in_service(model, entry, servable)
         except FoldserveError as error:
-            lifecycle.fail(str(error))
-            model_log.error("model failed to load", reason=str(error))
+            reason = str(error)
+            model_log.error("model failed to load", reason=reason)
         except Exception as error:
-            lifecycle.fail(f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
             model_log.exception("model failed to load")
         else:
+            model_log.info("model ready", **summary(servable))
+            if replaced is not None:
+                self._retire(model, replaced)
+            return ""
+        entry.lifecycle.fail(reason)
+        entry.release()
+        if replaced is not None:
+            replaced.reload_failure = f"loading it again failed: {reason}"
+        self._metrics.load_failures.labels(source.name, source.version).inc()
+        return reason
+
+    def _put_in_service(self, model: Model, entry: Entry, servable: Servable) -> None:
+        with self._changing:
             if self._draining:
                 servable.close()
-                return
+                raise ModelNotReady("the server is stopping")
             entry.servable = servable
-            lifecycle.advance(State.READY)
-            self._publish()
-            publish(servable, self._metrics)
-            self._tell_ready(source.name, source.version, True)
-            model_log.info("model ready", **summary(servable))
-            return
-        self._metrics.load_failures.labels(source.name, source.version).inc()
+            entry.lifecycle.advance(State.READY)
+            model.versions = {**model.versions, servable.version: entry}
+            self._publish(model)
+        publish(servable, self._metrics)
+        self._tell_ready(model, servable.version)
 
-    def _publish(self) -> None:
-        """Let requests find exactly the versions that are ready now."""
-        with self._publishing:
-            serving: dict[tuple[str, str], Servable] = {}
-            for name, versions in self._entries.items():
-                for version, entry in sorted(versions.items()):
-                    if entry.lifecycle.state is State.READY and entry.servable is not None:
-                        serving[name, str(version)] = serving[name, ""] = entry.servable
-            self._serving = serving
+    def _unload(self, model: Model, version: int) -> None:
+        """Take a ready version out of service."""
+        model.tried.pop(version, None)
+        self._retire(model, model.versions[version])
+        withdraw(model.name, version, self._metrics)
+        self._tell_ready(model, version)
 
-    def _tell_ready(self, model: str, version: int, ready: bool) -> None:
-        self._metrics.ready.labels(model, str(version)).set(ready)
-        self._on_ready(model, ready)
-
-    def _unload(self, entry: Entry, servable: Servable, deadline: float) -> None:
+    def _retire(self, model: Model, entry: Entry) -> None:
+        """Let an entry drain by itself: its requests may take their time."""
         entry.lifecycle.advance(State.DRAINING)
-        self._publish()
-        self._tell_ready(servable.name, servable.version, False)
-        if not servable.drain(max(0.0, deadline - time.monotonic())):
-            log.warning(
-                "requests still run after the drain time-out", model=servable.name, version=servable.version
-            )
-        servable.close()
+        with self._changing:
+            self._publish(model)
+        drain = threading.Thread(target=self._drain, args=(model, entry), name=model.name, daemon=True)
+        self._drains.add(drain)
+        drain.start()
+
+    def _drain(self, model: Model, entry: Entry) -> None:
+        assert entry.servable is not None
+        entry.servable.drain(threading.TIMEOUT_MAX)
+        entry.servable.close()
+        entry.release()
         entry.lifecycle.advance(State.UNLOADED)
+        log.info("model unloaded", model=model.name, version=entry.source.version)
+        self._drains.discard(threading.current_thread())
+        if not self._draining:  # then nobody waits for a load that may hold the lock
+            with model.lock:
+                self._forget_missing(model)
+
+    def _forget_missing(self, model: Model) -> None:
+        """Tell nothing more of versions that are out of service and whose folder is gone."""
+        model.versions = {
+            version: entry
+            for version, entry in model.versions.items()
+            if entry.lifecycle.state not in (State.UNLOADED, State.FAILED) or entry.source.folder.is_dir()
+        }
+        model.tried = {version: files for version, files in model.tried.items() if version in model.versions}
+
+    def _publish(self, model: Model) -> None:
+        """Let requests find exactly the versions of a model that are ready now."""
+        serving = {key: servable for key, servable in self._serving.items() if key[0] != model.name}
+        for version, servable in model.ready.items():
+            serving[model.name, str(version)] = serving[model.name, ""] = servable
+        self._serving = serving
+
+    def _tell_ready(self, model: Model, version: int) -> None:
+        self._metrics.ready.labels(model.name, str(version)).set(version in model.ready)
+        self._on_ready(model.name, bool(model.ready))

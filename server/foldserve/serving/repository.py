@@ -1,18 +1,25 @@
-"""What a model repository holds: ``<repository>/<model>/<version>/model.onnx`` or ``model.pt2``."""
+"""What model repositories hold: ``<repository>/<model>/<version>/model.onnx`` or ``model.pt2``."""
 
+import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from foldserve.errors import ConfigurationError, UnsupportedModel
 from foldserve.importing import PICKLE_SUFFIXES, refuse_pickle
 
 MODEL_FILES = ("model.onnx", "model.pt2")
+MODEL_SUFFIXES = (".onnx", ".pt2")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 """How a version is written: one way for each number."""
 
 SAMPLES_FILE = "samples.npz"
+TRITON_CONFIG = "config.pbtxt"
+OWN_CONFIG = "foldserve.yaml"
+
+Identity = frozenset[tuple[str, int, int, int]]
+"""Path, modification time in ns, size in bytes and inode of some files: equal while nobody touches them."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,11 @@ class ModelVersion:
     name: str
     version: int
     folder: Path
+    file: str | None = None
+    """Name of the model file, where the configuration gives one."""
+
+    owner: object = field(default=None, compare=False, repr=False)
+    """Whose life the folder's life is tied to; None for a folder of a repository."""
 
     @property
     def samples(self) -> Path | None:
@@ -31,54 +43,114 @@ class ModelVersion:
 
     def model_file(self) -> Path:
         """The file to load; raises :class:`UnsupportedModel` when there is none, or only a pickle."""
-        for candidate in MODEL_FILES:
-            if (self.folder / candidate).is_file():
-                return self.folder / candidate
+        for candidate in (self.file,) if self.file else MODEL_FILES:
+            file = self.folder / candidate
+            if file.is_file():
+                return _of_a_kind_we_take(file)
         for file in sorted(self.folder.iterdir()):
             if file.suffix in PICKLE_SUFFIXES:
                 refuse_pickle(file)
         raise UnsupportedModel(
-            f"model '{self.name}' version {self.version}: no {' or '.join(MODEL_FILES)} in {self.folder}; "
-            f"put the model file there under one of these names"
+            f"model '{self.name}' version {self.version}: no {self.file or ' or '.join(MODEL_FILES)} in "
+            f"{self.folder}; put the model file there under {'this name' if self.file else 'one of these'}"
         )
 
 
-def scan(repositories: Iterable[Path]) -> list[ModelVersion]:
-    """All versions of all models in the repositories, by name and version.
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a repository holds of one model at one moment; equal as long as nothing in it changes."""
 
-    Folders whose name is not a positive integer are no versions. Raises :class:`ConfigurationError` for a
-    repository that is not a folder and for a model name that two repositories share.
+    name: str
+    repository: Path
+    folder: Path
+    files: Identity
+    """The model's own files, beside the version folders: configuration, labels, samples."""
+
+    versions: Mapping[int, Identity]
+    """The files of each version."""
+
+    owner: object = field(default=None, compare=False, repr=False)
+    """As of :class:`ModelVersion`."""
+
+    def version(self, version: int, file: str | None) -> ModelVersion:
+        """One of the versions; ``file`` is the name of its model file, None for the usual ones."""
+        return ModelVersion(self.name, version, self.folder / str(version), file, self.owner)
+
+
+Scan = dict[str, list[ModelFolder]]
+"""The models of some repositories by name, with one folder from each repository that has it."""
+
+
+def scan(repositories: Iterable[Path]) -> Scan:
+    """All models of the repositories.
+
+    A model is a folder with a version or a configuration in it. Folders whose name is not a positive integer
+    are no versions. Raises :class:`ConfigurationError` for a repository that is not a folder.
     """
-    owner: dict[str, Path] = {}
-    versions: list[ModelVersion] = []
+    models: Scan = {}
     for repository in repositories:
         if not repository.is_dir():
             raise ConfigurationError(
                 f"model repository {repository} is not a folder; create it or mend --repository"
             )
-        for folder in _folders(repository):
-            found = [
-                ModelVersion(folder.name, int(child.name), child)
-                for child in _folders(folder)
-                if VERSION.fullmatch(child.name)
-            ]
-            if found and owner.setdefault(folder.name, repository) != repository:
-                raise ConfigurationError(
-                    f"model '{folder.name}' is in both {owner[folder.name]} and {repository}; "
-                    f"rename or remove one"
-                )
-            versions.extend(found)
-    return sorted(versions, key=lambda version: (version.name, version.version))
+        for folder in sorted(_folders(repository)):
+            model = look_at(folder, repository)
+            if model.versions or (folder / TRITON_CONFIG).is_file() or (folder / OWN_CONFIG).is_file():
+                models.setdefault(model.name, []).append(model)
+    return models
 
 
-def latest(versions: Iterable[ModelVersion]) -> list[ModelVersion]:
-    """The highest version of each model, as Triton serves by default."""
-    newest: dict[str, ModelVersion] = {}
-    for candidate in versions:
-        if candidate.name not in newest or candidate.version > newest[candidate.name].version:
-            newest[candidate.name] = candidate
-    return list(newest.values())
+def find(name: str, repositories: Iterable[Path]) -> list[ModelFolder]:
+    """The folders of one model, whose name must be checked beforehand, from each repository that has it."""
+    return [
+        look_at(repository / name, repository) for repository in repositories if (repository / name).is_dir()
+    ]
+
+
+def settled_changes(handled: Scan, previous: Scan, current: Scan) -> list[str]:
+    """Models to bring in line: they differ from what was ``handled`` and rest since the ``previous`` scan.
+
+    A folder that is still being written differs from scan to scan.
+    """
+    return [
+        name
+        for name in sorted(handled.keys() | current.keys())
+        if current.get(name, []) != handled.get(name, []) and current.get(name, []) == previous.get(name, [])
+    ]
+
+
+def look_at(folder: Path, repository: Path, owner: object = None) -> ModelFolder:
+    """What is in the folder of one model."""
+    versions = {
+        int(child.name): _identity(child) for child in _folders(folder) if VERSION.fullmatch(child.name)
+    }
+    return ModelFolder(folder.name, repository, folder, _identity(folder, recursive=False), versions, owner)
+
+
+def _of_a_kind_we_take(file: Path) -> Path:
+    if file.suffix in PICKLE_SUFFIXES:
+        refuse_pickle(file)
+    if file.suffix not in MODEL_SUFFIXES:
+        raise UnsupportedModel(
+            f"{file} is neither {' nor '.join(MODEL_SUFFIXES)}; export the model as one of them"
+        )
+    return file
 
 
 def _folders(parent: Path) -> Iterator[Path]:
-    return (child for child in sorted(parent.iterdir()) if child.is_dir() and not child.name.startswith("."))
+    return (child for child in parent.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _identity(folder: Path, *, recursive: bool = True) -> Identity:
+    files = []
+    for path, _, names in os.walk(folder):
+        for name in names:
+            file = Path(path, name)
+            try:
+                status = file.stat()
+            except OSError:
+                continue  # gone in this moment: the next look finds another identity
+            files.append((str(file.relative_to(folder)), status.st_mtime_ns, status.st_size, status.st_ino))
+        if not recursive:
+            break
+    return frozenset(files)
