@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from foldserve.folding import FoldResult, fold
+from foldserve.server import Server
 from foldserve.serving import fold_tier, preparation
 from foldserve.serving.ladder import MOST_UNFOLDINGS
 from foldserve_client import Client
@@ -50,6 +52,11 @@ def _fallbacks(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [record for record in records if record["event"] == "parity breach at load: falling back"]
 
 
+def _serving(repository: Path, **settings: object) -> AbstractContextManager[Server]:
+    """A server that knows nothing of what other tests loaded: their folds were planted."""
+    return serving(repository, cache_dir=repository.parent / "cache", **settings)
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     models = tmp_path / "models"
@@ -68,7 +75,7 @@ def test_a_wrong_site_is_unfolded_and_the_rest_serves_folded(
 ) -> None:
     images, labels = digits
     _plant(monkeypatch, _wrong_by(factor))
-    with serving(repository, cache_dir=repository.parent / "cache") as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+    with _serving(repository) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
         assert client.model_metadata("digits").properties["foldserve.variant"] == "folded"
         sites = client.fold_report("digits").report.sites
         assert [site.name for site in sites if site.reason == "excluded"] == [FIRST_SITE]
@@ -93,7 +100,7 @@ def test_a_fold_that_stays_wrong_is_caught_and_the_unfolded_model_serves(
 ) -> None:
     images, labels = digits
     _plant(monkeypatch, _wrong_by(1.001, whenever=True))
-    with serving(repository, cache_dir=repository.parent / "cache") as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+    with _serving(repository) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
         assert client.model_metadata("digits").properties["foldserve.variant"] == "unfolded"
         response = client.parity("digits")
         assert (response.variant, response.report.verdict) == ("unfolded", "breach")
@@ -112,7 +119,7 @@ def test_a_fault_that_moves_no_answer_is_found(
     """So small that the answers stay within their budget; the site does not."""
     budget = {"relative_l2": 1e-3, "scaled_max": 1e-3}
     _plant(monkeypatch, _wrong_by(1.001))
-    with serving(repository, cache_dir=repository.parent / "cache", parity=budget) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+    with _serving(repository, parity=budget) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
         assert client.parity("digits").report.verdict == "within_budget"
         assert client.fold_report("digits").report.sites[0].reason == "excluded"
     (fallback,) = _fallbacks(capfd)
@@ -121,7 +128,7 @@ def test_a_fault_that_moves_no_answer_is_found(
 
 def test_a_right_fold_passes_the_same_gate(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _plant(monkeypatch, _wrong_by(1.0))
-    with serving(repository, cache_dir=repository.parent / "cache") as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+    with _serving(repository) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
         assert client.model_metadata("digits").properties["foldserve.variant"] == "folded"
         report = client.parity("digits").report
         assert report.verdict == "within_budget"
@@ -131,7 +138,7 @@ def test_a_right_fold_passes_the_same_gate(repository: Path, monkeypatch: pytest
 
 def test_a_budget_below_the_noise_is_refused_with_evidence(repository: Path) -> None:
     budget = {"relative_l2": 1e-12, "scaled_max": 1e-12}
-    with serving(repository, cache_dir=repository.parent / "cache", parity=budget) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+    with _serving(repository, parity=budget) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
         report = client.parity("digits").report
         assert report.budget.relative_l2 == 1e-12
         assert report.verdict in ("breach", "original_inaccurate")

@@ -1,4 +1,4 @@
-"""Imports kept on disk: the same program read by the same versions gives the same model, so it is made once."""
+"""Imports kept on disk: a program read by the same versions gives the same model, so it is made once."""
 
 from pathlib import Path
 

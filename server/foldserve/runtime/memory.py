@@ -1,7 +1,7 @@
 """Memory that was freed, given back to the system.
 
-A load frees several times a model's size, and a C library keeps much of that for itself: the process would look
-as large ever after as it was for a moment.
+A load frees several times a model's size, and a C library keeps much of that for itself: the process would
+look as large ever after as it was for a moment.
 """
 
 import contextlib

@@ -1,0 +1,133 @@
+"""Loads that find what an earlier load left in the cache, and loads that find it damaged."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from foldserve.observability.logging import configure_logging
+from foldserve.serving import loader, preparation
+from foldserve.serving.lifecycle import Lifecycle, State
+from foldserve.serving.repository import ModelVersion
+from foldserve.serving.servable import Servable
+from foldserve.settings import LogFormat, LogLevel, ServerSettings, model_settings
+from running import EXAMPLE_MODELS
+
+STAGES = ("loading", "folding", "proving", "warming", "tuning")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> ModelVersion:
+    folder = tmp_path / "models" / "digits"
+    shutil.copytree(EXAMPLE_MODELS / "digits", folder)
+    return ModelVersion("digits", 1, folder / "1")
+
+
+def _load(source: ModelVersion, cache: Path, **settings: object) -> Servable:
+    server = ServerSettings.model_validate(
+        {"repository": [source.folder.parent.parent], "cache_dir": cache, **settings}
+    )
+    configure_logging(LogFormat.JSON, LogLevel.INFO)
+    lifecycle = Lifecycle()
+    servable = loader.load(source, lifecycle, model_settings(server), server)
+    assert lifecycle.state is State.WARMING
+    return servable
+
+
+def _answer(servable: Servable) -> np.ndarray:
+    images = np.random.default_rng(0).random((2, 1, 8, 8), np.float32)
+    return servable._session.run({"images": images})[0]
+
+
+def test_a_second_load_opens_what_the_first_one_made(
+    source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _load(source, tmp_path / "cache")
+    monkeypatch.setattr(loader, "prepare", None)  # whoever prepares again fails
+    second = _load(source, tmp_path / "cache")
+    assert (first.provenance.from_cache, second.provenance.from_cache) == (False, True)
+    assert second.provenance.fold_report == first.provenance.fold_report
+    assert second.provenance.parity_report == first.provenance.parity_report
+    assert second.provenance.tuning == first.provenance.tuning
+    np.testing.assert_array_equal(_answer(first), _answer(second))
+    assert set(first.provenance.stage_seconds) == set(STAGES)
+    assert set(second.provenance.stage_seconds) == {"loading", "tuning", "warming"}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "evidence.npz", "entry.json"])
+def test_a_damaged_entry_is_made_again(name: str, source: ModelVersion, tmp_path: Path) -> None:
+    first = _load(source, tmp_path / "cache")
+    (file,) = (tmp_path / "cache" / "models").glob(f"*/{name}")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    second = _load(source, tmp_path / "cache")
+    assert not second.provenance.from_cache
+    np.testing.assert_array_equal(_answer(first), _answer(second))
+    assert _load(source, tmp_path / "cache").provenance.from_cache
+
+
+def test_an_entry_that_is_another_model_is_found_out_by_its_answer(
+    source: ModelVersion,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """All hashes fit: only asking the model tells."""
+    write_artefact = loader.write_artefact
+
+    def write_another(prepared: preparation.Prepared, folder: Path) -> loader.Artefact:
+        artefact = write_artefact(prepared, folder)
+        model = ir.load(folder / "model.onnx")
+        weight = next(value for value in model.graph.initializers.values() if len(value.shape or ()) == 4)
+        assert weight.const_value is not None
+        weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.01), name=weight.name)
+        for value in model.graph.initializers.values():
+            assert value.const_value is not None
+            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+        ir.save(model, folder / "model.onnx", external_data="model.onnx.data")
+        return artefact
+
+    monkeypatch.setattr(loader, "write_artefact", write_another)
+    with pytest.raises(loader.InvalidModel, match="answers differently each time"):
+        _load(source, tmp_path / "cache")
+    monkeypatch.undo()
+    assert not _load(source, tmp_path / "cache").provenance.from_cache
+    assert "does not answer as it did" in capfd.readouterr().err
+
+
+def test_a_changed_model_or_setting_is_another_entry(source: ModelVersion, tmp_path: Path) -> None:
+    _load(source, tmp_path / "cache")
+    assert not _load(source, tmp_path / "cache", max_fold_tier=0).provenance.from_cache
+    assert not _load(source, tmp_path / "cache", parity={"relative_l2": 1e-4}).provenance.from_cache
+    assert _load(source, tmp_path / "cache", max_queue_size=7).provenance.from_cache
+    (source.folder.parent / "samples.npz").unlink()
+    assert not _load(source, tmp_path / "cache").provenance.from_cache
+    model = ir.load(source.folder / "model.onnx")
+    model.doc_string = "changed"
+    ir.save(model, source.folder / "model.onnx")
+    assert not _load(source, tmp_path / "cache").provenance.from_cache
+
+
+def test_without_a_cache_each_load_prepares(source: ModelVersion, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for _ in range(2):
+        servable = _load(source, tmp_path / "file")
+        assert not servable.provenance.from_cache
+        assert _answer(servable).shape == (2, 10)
+
+
+def test_what_is_set_is_not_measured(source: ModelVersion, tmp_path: Path) -> None:
+    servable = _load(source, tmp_path / "cache", instances=3, intra_op_threads=2, max_batch_size=1)
+    layout = servable.provenance.tuning.layout
+    assert (layout.instances, layout.threads) == (3, 2)
+    assert servable.provenance.tuning.measurements == ()
+
+
+def test_another_objective_is_measured_anew_on_the_cached_model(source: ModelVersion, tmp_path: Path) -> None:
+    first = _load(source, tmp_path / "cache")
+    second = _load(source, tmp_path / "cache", objective="latency")
+    assert second.provenance.from_cache
+    assert second.provenance.tuning.measurements
+    assert second.provenance.tuning != first.provenance.tuning
