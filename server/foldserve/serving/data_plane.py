@@ -63,8 +63,7 @@ class DataPlane:
         QueueFull or DeadlineExpired for a request that is refused at once. Later DeadlineExpired,
         RequestCancelled, ModelNotReady and ExecutionFailed may follow.
         """
-        servable = self._manager.servable(request.model, request.version)
-        servable.acquire()
+        servable = self._manager.acquire(request.model, request.version)
         try:
             validate_inputs(servable.inputs, request.inputs)
             validate_outputs(servable.outputs, request.outputs)
