@@ -30,7 +30,11 @@ def test_nothing_is_no_entry(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weights", ENTRY])
 def test_every_flipped_bit_is_noticed(name: str, tmp_path: Path) -> None:
-    write_entry(tmp_path / "a", lambda into: (into / "weights").write_bytes(b"01") and Record(answer=1.5))
+    def make(into: Path) -> Record:
+        (into / "weights").write_bytes(b"01")
+        return Record(answer=1.5)
+
+    write_entry(tmp_path / "a", make)
     file = tmp_path / "a" / name
     whole = file.read_bytes()
     for position in range(len(whole)):

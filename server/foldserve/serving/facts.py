@@ -21,6 +21,10 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
         "batchnorms_folded": fold.batch_norms_folded if provenance.variant is Variant.FOLDED else 0,
         "biases_stripped": len(fold.stripped_biases) if provenance.variant is Variant.FOLDED else 0,
         "parity_verdict": parity.verdict,
+        "instances": provenance.tuning.layout.instances,
+        "intra_op_threads": provenance.tuning.layout.threads,
+        "rows_of_a_run": provenance.tuning.most_rows,
+        "from_cache": provenance.from_cache,
         "load_seconds": round(sum(provenance.stage_seconds.values()), 3),
     }
     if fold.hint:

@@ -23,7 +23,7 @@ from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Provenance, Servable
 from foldserve.serving.stages import Stages
 from foldserve.serving.tune import tuned
-from foldserve.settings import ModelSettings, ServerSettings
+from foldserve.settings import Batching, ModelSettings, ServerSettings
 
 log = get_logger()
 
@@ -128,7 +128,7 @@ class _Loading:
         )
         batcher = Batcher(
             session,
-            most_rows=settings.max_batch_size if artefact.batches and settings.max_batch_size else None,
+            most_rows=_most_rows_of_a_run(provenance),
             instances=loaded.tuning.layout.instances,
             capacity=settings.max_queue_size,
             batching=settings.batching,
@@ -160,3 +160,10 @@ class _Loading:
                 return _Loaded(artefact, tuning, session, from_cache)
             session.close()
             return None
+
+
+def _most_rows_of_a_run(provenance: Provenance) -> int | None:
+    """What callers are told, or less where a larger batch gains nothing and nobody asked for one."""
+    if provenance.most_rows is None or provenance.settings.batching != Batching():
+        return provenance.most_rows
+    return min(provenance.most_rows, provenance.tuning.most_rows)

@@ -53,6 +53,11 @@ class Provenance:
     tuning: Tuning
     settings: ModelSettings
 
+    @property
+    def most_rows(self) -> int | None:
+        """Rows of the largest batch that callers are told of; None where requests never share a run."""
+        return self.settings.max_batch_size or None if self.batches else None
+
 
 class Servable:
     """One loaded model version; requests hold a handle of it, unloading waits for them."""
@@ -73,7 +78,7 @@ class Servable:
         self.outputs = session.outputs
         self.output_names = tuple(spec.name for spec in session.outputs)
         self.provider = session.provider
-        self.most_rows = batcher.most_rows
+        self.most_rows = provenance.most_rows
         self.provenance = provenance
         self.labels = labels
         self.metrics = InferenceMetrics(name, str(version), provenance.variant)

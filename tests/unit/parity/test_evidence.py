@@ -33,7 +33,7 @@ def test_a_session_with_the_same_model_repeats_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("factor", [1.001, 0.0, float("nan")])
 def test_another_answer_does_not_hold(factor: float) -> None:
     evidence = _evidence(_session())
-    wrong = Evidence(evidence.probe, (evidence.outputs[0] * np.float32(factor),))
+    wrong = Evidence(evidence.probe, (np.multiply(evidence.outputs[0], factor, dtype=np.float32),))
     assert not wrong.holds(_session(), ParityBudget())
 
 

@@ -60,11 +60,10 @@ def test_weights_in_files_are_read_from_there(tmp_path: Path) -> None:
 def test_other_element_types_and_transposed_weights(dtype: type[np.generic]) -> None:
     rows = np.arange(32 * 64).reshape(32, 64).astype(dtype)
     weight = ir.Value(name="w", const_value=ir.Tensor(rows.T, name="w"))
-    x = ir.Value(name="x", shape=weight.const_value.shape, type=ir.TensorType(weight.const_value.dtype))  # type: ignore[union-attr]
     node = ir.Node("", "Identity", [weight])
     cast = ir.Node("", "Cast", [node.outputs[0]], attributes=[ir.AttrInt64("to", ir.DataType.DOUBLE)])
     y = cast.outputs[0]
-    y.name, y.shape, y.type = "y", x.shape, ir.TensorType(ir.DataType.DOUBLE)
+    y.name, y.shape, y.type = "y", ir.Shape(rows.T.shape), ir.TensorType(ir.DataType.DOUBLE)
     graph = ir.Graph([], [y], nodes=[node, cast], initializers=[weight], opset_imports={"": 18}, name="g")
     taken = in_memory(ir.Model(graph, ir_version=8))
     assert list(taken.weights) == ["w"]

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from foldserve.errors import InvalidModel
 from foldserve.observability.logging import configure_logging
 from foldserve.serving import loader, preparation
+from foldserve.serving.artefacts import Artefact, write_artefact
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Servable
@@ -75,9 +77,8 @@ def test_an_entry_that_is_another_model_is_found_out_by_its_answer(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """All hashes fit: only asking the model tells."""
-    write_artefact = loader.write_artefact
 
-    def write_another(prepared: preparation.Prepared, folder: Path) -> loader.Artefact:
+    def write_another(prepared: preparation.Prepared, folder: Path) -> Artefact:
         artefact = write_artefact(prepared, folder)
         model = ir.load(folder / "model.onnx")
         weight = next(value for value in model.graph.initializers.values() if len(value.shape or ()) == 4)
@@ -90,7 +91,7 @@ def test_an_entry_that_is_another_model_is_found_out_by_its_answer(
         return artefact
 
     monkeypatch.setattr(loader, "write_artefact", write_another)
-    with pytest.raises(loader.InvalidModel, match="answers differently each time"):
+    with pytest.raises(InvalidModel, match="answers differently each time"):
         _load(source, tmp_path / "cache")
     monkeypatch.undo()
     assert not _load(source, tmp_path / "cache").provenance.from_cache
