@@ -1,12 +1,13 @@
 """Memory over many loads and unloads of one model in a running server."""
 
 import argparse
+import time
 from typing import Any
 
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 from serving_harness import ALL_CORES, START_S, foldserve, running, say, write_result
-from serving_models import MOBILENET, Model
+from serving_models import RESNET, Model
 
 
 def cycles(model: Model, count: int) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def cycles(model: Model, count: int) -> dict[str, Any]:
                 stub.RepositoryModelUnload(
                     pb.RepositoryModelUnloadRequest(model_name=model.name), timeout=START_S
                 )
+                _wait_unloaded(stub)
                 unloaded.append(server.rss_bytes() / 1e6)
                 say(f"cycle {number + 1}: {loaded[-1]:.0f} MB loaded, {unloaded[-1]:.0f} MB unloaded")
     half = count // 2
@@ -40,11 +42,20 @@ def cycles(model: Model, count: int) -> dict[str, Any]:
     }
 
 
+def _wait_unloaded(stub: service.GRPCInferenceServiceStub) -> None:
+    """Unloading is answered at once; wait until it is done."""
+    while any(
+        model.state in ("READY", "UNLOADING")
+        for model in stub.RepositoryIndex(pb.RepositoryIndexRequest()).models
+    ):
+        time.sleep(0.01)
+
+
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=50)
-    write_result("serving_memory", cycles(MOBILENET.exported(), parser.parse_args().cycles))
+    write_result("serving_memory", cycles(RESNET.exported(), parser.parse_args().cycles))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,206 @@
+"""The tables of the serving benchmarks in both READMEs, made from results/serving_*.json."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from serving_harness import HERE, RESULTS
+
+Result = dict[str, Any]
+
+
+def rpc(result: Result) -> str:
+    """One row per server and number of callers."""
+    rows = [
+        "| callers | server | requests/s | server CPU per request | relative to echo | p50 | p99 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for measurement in result["measurements"]:
+        echo = measurement["servers"]["echo, sync"]
+        for name, row in measurement["servers"].items():
+            rows.append(
+                f"| {measurement['callers']} | {_bold(name)} | {row['requests_per_s']:.0f} "
+                f"| {row['cpu_ms']:.3f} ms | {row['cpu_ms'] / echo['cpu_ms']:.2f} × "
+                f"| {row['p50_ms']:.2f} ms | {row['p99_ms']:.2f} ms |"
+            )
+    return "\n".join([*rows, "", *map(_in_words, result["measurements"])])
+
+
+def _in_words(measurement: Result) -> str:
+    count = measurement["callers"]
+    who = "One caller" if count == 1 else f"{count} callers"
+    return (
+        f"- {who}: {measurement['mean_batch']:.1f} rows in a run; "
+        f"the model by itself takes {measurement['compute_ms']:.3f} ms per row in such a batch. Beyond that, "
+        f"foldserve's CPU is **{measurement['cpu_without_compute_relative_to_echo']:.2f} ×** the echo "
+        f"server's. Its p50 is {measurement['p50_relative_to_echo']:.2f} × the echo server's, its requests/s "
+        f"{measurement['requests_relative_to_handwritten']:.2f} × the hand-written server's."
+    )
+
+
+def latency(result: Result) -> str:
+    """One row per server."""
+    rows = ["| server | requests/s | p50 | p99 | p99.9 | p99.9 ÷ p50 |", "|---|---|---|---|---|---|"]
+    rows += [
+        f"| {_bold(name)} | {row['requests_per_s']:.0f} | {row['p50_ms']:.2f} ms | {row['p99_ms']:.2f} ms "
+        f"| {row['p99.9_ms']:.2f} ms | {row['p99.9_relative_to_p50']:.1f} |"
+        for name, row in result["servers"].items()
+    ]
+    return "\n".join(rows)
+
+
+def compute(result: Result) -> str:
+    """One row per model."""
+    rows = [
+        "| model | bare loop, images/s | its best setting | foldserve | hand-written | rows per run |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in result.items():
+        best, share = row["bare"], row["relative_to_bare"]
+        rows.append(
+            f"| {name} | {row['bare_images_per_s']:.1f} | {best['instances']} × {best['threads']} threads, "
+            f"batch {best['batch']} | **{share['foldserve']:.2f} ×** | {share['handwritten']:.2f} × "
+            f"| {row['mean_batch']:.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def overload(result: Result) -> str:
+    """One row per model and status code."""
+    rows = [
+        "| model | capacity/s | goodput | status | requests | p50 | p99 | memory, before → peak |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in result.items():
+        for code, count in sorted(row["codes"].items(), key=lambda item: -item[1]):
+            spread = row["latency_ms"].get(code)
+            times = f"{spread['p50']:.0f} ms | {spread['p99']:.0f} ms" if spread else "– | –"
+            rows.append(
+                f"| {name} | {row['capacity']:.0f} | {row['goodput_relative_to_capacity']:.2f} × | {code} "
+                f"| {count} | {times} | {row['rss_before_mb']:.0f} → {row['rss_peak_mb']:.0f} MB |"
+            )
+    return "\n".join(rows)
+
+
+def loading(result: Result) -> str:
+    """One row per repository, and the stages of each model."""
+    rows = ["| repository | first start | second start | faster |", "|---|---|---|---|"]
+    rows += [
+        f"| {name} | {row['first_s']:.2f} s | {row['second_s']:.2f} s "
+        f"| {row['first_relative_to_second']:.1f} × |"
+        for name, row in result.items()
+    ]
+    large = result["resnet50"]
+    stages = _stages(result)
+    rows += [
+        "",
+        f"Loading ResNet-50 cold takes {large['loading_s']:.2f} s without tuning, "
+        f"**{large['cold_load_relative_to_session']:.1f} ×** the {large['session_s']:.2f} s of a session.",
+        "",
+        f"| model | start | {' | '.join(stages)} |",
+        "|---" * (2 + len(stages)) + "|",
+    ]
+    for row in result.values():
+        for title in ("first", "second"):
+            for model, seconds in row[f"{title}_stages_s"].items():
+                cells = [f"{seconds[stage]:.2f} s" if stage in seconds else "–" for stage in stages]
+                rows.append(f"| {model} | {title} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _stages(result: Result) -> list[str]:
+    found = [
+        stage
+        for row in result.values()
+        for title in ("first", "second")
+        for seconds in row[f"{title}_stages_s"].values()
+        for stage in seconds
+    ]
+    return list(dict.fromkeys(found))
+
+
+def memory(result: Result) -> str:
+    """Resident memory after some of the cycles."""
+    count = len(result["loaded_mb"])
+    shown = [number for number in (1, 2, 5, 10, 20, 30, 40, 50) if number <= count]
+    rows = [
+        f"| cycle | {' | '.join(map(str, shown))} |",
+        "|---" * (len(shown) + 1) + "|",
+        *(
+            f"| {title} | {' | '.join(f'{result[key][number - 1]:.0f} MB' for number in shown)} |"
+            for title, key in (("loaded", "loaded_mb"), ("unloaded", "unloaded_mb"))
+        ),
+        "",
+        f"Before the first load: {result['at_start_mb']:.0f} MB. Growth over the second half of the cycles: "
+        f"{result['growth_mb_per_cycle']:.2f} MB each.",
+    ]
+    return "\n".join(rows)
+
+
+def summary(results: dict[str, Result]) -> str:
+    """What was aimed at and what was measured."""
+    many, one = (
+        next(row for row in results["serving_rpc"]["measurements"] if row["callers"] == callers)
+        for callers in (64, 1)
+    )
+    tail = results["serving_latency"]["servers"]["foldserve"]
+    cpu, large = results["serving_compute"], results["serving_loading"]["resnet50"]
+    goodput = {name: row["goodput_relative_to_capacity"] for name, row in results["serving_overload"].items()}
+    rows = [
+        (
+            "tiny model, 64 callers",
+            "requests/s ÷ hand-written server's",
+            many["requests_relative_to_handwritten"],
+        ),
+        ("", "server CPU without compute ÷ echo's", many["cpu_without_compute_relative_to_echo"]),
+        ("tiny model, one caller", "p50 ÷ echo's", one["p50_relative_to_echo"]),
+        ("tiny model, 70 % of capacity", "p99.9 ÷ p50", tail["p99.9_relative_to_p50"]),
+        *(
+            (f"{name}, 16 callers", "images/s ÷ bare loop's", row["relative_to_bare"]["foldserve"])
+            for name, row in cpu.items()
+        ),
+        *((f"{name}, 3 × capacity", "goodput ÷ capacity", share) for name, share in goodput.items()),
+        ("resnet50, cold", "loading ÷ making a bare session", large["cold_load_relative_to_session"]),
+        ("resnet50, second start", "times faster than the first", large["first_relative_to_second"]),
+    ]
+    return "\n".join(
+        ["| | | |", "|---|---|---|", *(f"| {what} | {of} | {value:.2f} |" for what, of, value in rows)]
+    )
+
+
+TABLES: dict[str, Callable[[Result], str]] = {
+    "serving_rpc": rpc,
+    "serving_rpc_large": rpc,
+    "serving_latency": latency,
+    "serving_compute": compute,
+    "serving_overload": overload,
+    "serving_loading": loading,
+    "serving_memory": memory,
+}
+
+
+def fill(file: Path, name: str, table: str) -> None:
+    """Put a table between its two marks in a README."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    before, rest = file.read_text().split(begin)
+    file.write_text(before + begin + table + "\n" + end + rest.split(end)[1])
+
+
+def main() -> None:
+    """Write every table for which there is a result, and the summary if there are all."""
+    results = {
+        name: json.loads(path.read_text()) for name in TABLES if (path := RESULTS / f"{name}.json").exists()
+    }
+    for name, result in results.items():
+        fill(HERE / "README.md", name, TABLES[name](result))
+    if len(results) == len(TABLES):
+        fill(HERE.parent / "README.md", "serving_summary", summary(results))
+
+
+def _bold(name: str) -> str:
+    return f"**{name}**" if name == "foldserve" else name
+
+
+if __name__ == "__main__":
+    main()
