@@ -1,5 +1,6 @@
 """Triton's ModelConfig: read from ``config.pbtxt`` or JSON, and turned into what a model's settings hold."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,11 @@ def parse_text(file: Path) -> pb.ModelConfig:
 def parse_json(text: str) -> pb.ModelConfig:
     """The configuration in a load request; raises :class:`InvalidRequest` for anything else."""
     try:
-        return json_format.Parse(text, pb.ModelConfig())
-    except json_format.ParseError as error:
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("it is not an object")
+        return json_format.ParseDict(values, pb.ModelConfig())
+    except (ValueError, RecursionError, json_format.ParseError) as error:
         raise InvalidRequest(
             f"the configuration to load with is not Triton's ModelConfig in JSON: {error}"
         ) from None

@@ -30,8 +30,8 @@ def written(name: str, files: Mapping[str, bytes]) -> ModelFolder:
     folder = scratch.path / name
     for path, content in files.items():
         file = folder / _checked(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         except OSError as error:
             raise InvalidRequest(f"the file '{path}' cannot be written: {error.strerror}") from None

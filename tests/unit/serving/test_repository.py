@@ -1,8 +1,10 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from foldserve.errors import ConfigurationError, UnsupportedModel
-from foldserve.serving.repository import ModelVersion, latest, scan
+from foldserve.serving.repository import ModelVersion, find, scan, settled_changes
 
 
 def _version(repository: Path, model: str, version: str, file: str = "model.onnx") -> Path:
@@ -13,22 +15,24 @@ def _version(repository: Path, model: str, version: str, file: str = "model.onnx
 
 
 def test_versions_are_found_and_other_folders_passed_over(tmp_path: Path) -> None:
-    for version in ("1", "10", "2", "0", "-1", "v3", "old"):
+    for version in ("1", "10", "2", "0", "-1", "v3", "old", "01"):
         _version(tmp_path, "digits", version)
     _version(tmp_path, ".hidden", "1")
+    _version(tmp_path, "no_version", "data")
     (tmp_path / "readme.txt").write_text("not a model")
-    assert [(found.name, found.version) for found in scan([tmp_path])] == [
-        ("digits", 1),
-        ("digits", 2),
-        ("digits", 10),
-    ]
+    ((digits,),) = scan([tmp_path]).values()
+    assert digits.name == "digits"
+    assert set(digits.versions) == {1, 2, 10}
 
 
-def test_the_latest_version_is_the_highest_number(tmp_path: Path) -> None:
-    for version in ("9", "10"):
-        _version(tmp_path, "a", version)
-    _version(tmp_path, "b", "3")
-    assert {(found.name, found.version) for found in latest(scan([tmp_path]))} == {("a", 10), ("b", 3)}
+@pytest.mark.parametrize("configuration", ["config.pbtxt", "foldserve.yaml"])
+def test_a_folder_with_a_configuration_is_a_model_even_without_versions(
+    tmp_path: Path, configuration: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / configuration).write_text("")
+    ((empty,),) = scan([tmp_path]).values()
+    assert (empty.name, dict(empty.versions)) == ("empty", {})
 
 
 def test_a_missing_repository_is_named(tmp_path: Path) -> None:
@@ -36,11 +40,73 @@ def test_a_missing_repository_is_named(tmp_path: Path) -> None:
         scan([tmp_path / "nowhere"])
 
 
-def test_two_repositories_may_not_have_the_same_model(tmp_path: Path) -> None:
+def test_a_model_is_found_in_each_repository_that_has_it(tmp_path: Path) -> None:
     for repository in ("one", "two"):
         _version(tmp_path / repository, "digits", "1")
-    with pytest.raises(ConfigurationError, match="model 'digits' is in both"):
-        scan([tmp_path / "one", tmp_path / "two"])
+    repositories = [tmp_path / "one", tmp_path / "two"]
+    assert [folder.repository for folder in scan(repositories)["digits"]] == repositories
+    assert [folder.repository for folder in find("digits", repositories)] == repositories
+    assert find("letters", repositories) == []
+
+
+def _replace(folder: Path) -> None:
+    """Other bytes of the same size and time under the same name: only the inode tells."""
+    status = (folder / "model.onnx").stat()
+    (folder / "new").write_bytes(b"")
+    os.utime(folder / "new", ns=(status.st_atime_ns, status.st_mtime_ns))
+    (folder / "new").rename(folder / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "model.onnx").write_bytes(b"longer"),
+        lambda folder: os.utime(folder / "model.onnx", ns=(1, 1)),
+        lambda folder: (folder / "model.onnx").unlink(),
+        lambda folder: (folder / "weights.bin").write_bytes(b""),
+        lambda folder: (folder.parent / "foldserve.yaml").write_text(""),
+        lambda folder: (folder.parent / "2").mkdir(),
+        _replace,
+    ],
+    ids=["size", "time", "removed", "added", "configuration", "version", "replaced"],
+)
+def test_every_change_of_a_model_is_seen(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    folder = _version(tmp_path, "digits", "1")
+    before = scan([tmp_path])
+    assert scan([tmp_path]) == before
+    change(folder)
+    assert scan([tmp_path]) != before
+
+
+def test_files_in_folders_within_a_version_count(tmp_path: Path) -> None:
+    data = _version(tmp_path, "digits", "1") / "data"
+    data.mkdir()
+    before = scan([tmp_path])
+    (data / "weights.bin").write_bytes(b"")
+    assert scan([tmp_path]) != before
+
+
+def test_a_change_counts_once_two_scans_agree_on_it(tmp_path: Path) -> None:
+    folder = _version(tmp_path, "digits", "1")
+    _version(tmp_path, "letters", "1")
+    start = scan([tmp_path])
+    (folder / "model.onnx").write_bytes(b"half")
+    half = scan([tmp_path])
+    (folder / "model.onnx").write_bytes(b"half and half")
+    whole = scan([tmp_path])
+    assert settled_changes(start, start, half) == []
+    assert settled_changes(start, half, whole) == []
+    assert settled_changes(start, whole, scan([tmp_path])) == ["digits"]
+    assert settled_changes(whole, whole, whole) == []
+
+
+def test_added_and_removed_models_settle_too(tmp_path: Path) -> None:
+    _version(tmp_path, "digits", "1")
+    there = scan([tmp_path])
+    assert settled_changes({}, {}, there) == []
+    assert settled_changes({}, there, there) == ["digits"]
+    assert settled_changes(there, there, {}) == []
+    assert settled_changes(there, {}, {}) == ["digits"]
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.pt2"])
@@ -49,11 +115,25 @@ def test_the_model_file_is_found(tmp_path: Path, file: str) -> None:
     assert ModelVersion("digits", 1, folder).model_file() == folder / file
 
 
+def test_the_model_file_may_have_another_name(tmp_path: Path) -> None:
+    folder = _version(tmp_path, "digits", "1", "resnet.onnx")
+    assert ModelVersion("digits", 1, folder, "resnet.onnx").model_file() == folder / "resnet.onnx"
+    with pytest.raises(UnsupportedModel, match=r"no densenet\.onnx in .*under this name"):
+        ModelVersion("digits", 1, folder, "densenet.onnx").model_file()
+
+
+def test_a_model_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    folder = _version(tmp_path, "digits", "1", "model.plan")
+    with pytest.raises(UnsupportedModel, match=r"neither \.onnx nor \.pt2"):
+        ModelVersion("digits", 1, folder, "model.plan").model_file()
+
+
+@pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("file", ["model.pt", "weights.pth", "net.pkl"])
-def test_a_pickle_is_refused_with_the_way_to_export(tmp_path: Path, file: str) -> None:
+def test_a_pickle_is_refused_with_the_way_to_export(tmp_path: Path, file: str, named: bool) -> None:
     folder = _version(tmp_path, "digits", "1", file)
     with pytest.raises(UnsupportedModel, match=r"torch\.export\.save"):
-        ModelVersion("digits", 1, folder).model_file()
+        ModelVersion("digits", 1, folder, file if named else None).model_file()
 
 
 def test_an_empty_version_folder_says_what_belongs_there(tmp_path: Path) -> None:
