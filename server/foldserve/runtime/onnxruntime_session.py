@@ -20,6 +20,7 @@ from foldserve.errors import (
     ProviderUnavailable,
     UnsupportedModel,
 )
+from foldserve.runtime.cpus import available_cpus
 from foldserve.runtime.in_memory import InMemoryModel
 from foldserve.runtime.messages import useful_part
 from foldserve.runtime.onnxruntime_module import CPU_PROVIDER, CUDA_PROVIDER, LOG_NOTHING, onnxruntime
@@ -83,7 +84,8 @@ class OnnxRuntimeSession:
 
         ``optimise=False`` turns all graph optimisation off: the parity reference; ``disabled_optimisers``
         turns single ones off, by the runtime's names. ``intra_op_threads`` is the number of threads within
-        one operator, None for one per core. ``name`` stands for the model in errors.
+        one operator, None for one per processor that this process may use. ``name`` stands for the model in
+        errors.
 
         Raises :class:`InvalidModel`, :class:`UnsupportedModel` or :class:`ProviderUnavailable`.
         """
@@ -169,8 +171,8 @@ def create_inference_session(
     options.log_severity_level = LOG_NOTHING
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if intra_op_threads is not None:
-        options.intra_op_num_threads = intra_op_threads
+    # The runtime's own default counts the machine's cores, whatever this process may use of them.
+    options.intra_op_num_threads = intra_op_threads or available_cpus()
     if isinstance(source, InMemoryModel):
         values = [_ort_value(array) for array in source.weights.values()]
         options.add_external_initializers(list(source.weights), values)

@@ -35,6 +35,8 @@ class Artefact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     variant: Variant
+    provider: Provider
+    provider_seconds: dict[Provider, float]
     optimisation: Optimisation
     fold_report: FoldReport
     parity_report: ParityReport
@@ -61,6 +63,8 @@ def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
         prepared.evidence.save(folder / EVIDENCE)
     return Artefact(
         variant=prepared.choice.candidate.form.variant,
+        provider=prepared.choice.session.provider,
+        provider_seconds=dict(prepared.provider_seconds),
         optimisation=prepared.choice.optimisation,
         fold_report=prepared.choice.candidate.fold_report,
         parity_report=prepared.choice.parity_report,

@@ -27,6 +27,8 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
         "from_cache": provenance.from_cache,
         "load_seconds": round(sum(provenance.stage_seconds.values()), 3),
     }
+    for provider, seconds in provenance.provider_seconds.items():
+        facts[f"milliseconds_on_{provider}"] = round(seconds * 1e3, 3)
     if fold.hint:
         facts["hint"] = fold.hint
     return facts

@@ -23,7 +23,7 @@ from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Provenance, Servable
 from foldserve.serving.stages import Stages
 from foldserve.serving.tune import tuned
-from foldserve.settings import Batching, ModelSettings, ServerSettings
+from foldserve.settings import Batching, ModelSettings, ProviderChoice, ServerSettings
 
 log = get_logger()
 
@@ -122,6 +122,7 @@ class _Loading:
             batches=artefact.batches,
             stage_seconds=self.stages.seconds,
             reference_seconds=artefact.reference_seconds,
+            provider_seconds=artefact.provider_seconds,
             from_cache=loaded.from_cache,
             tuning=loaded.tuning,
             settings=settings,
@@ -141,7 +142,11 @@ class _Loading:
 
         def open_with(threads: int) -> Session:
             return open_session(
-                model, artefact.optimisation, provider=settings.provider, name=name, intra_op_threads=threads
+                model,
+                artefact.optimisation,
+                provider=ProviderChoice(artefact.provider),
+                name=name,
+                intra_op_threads=threads,
             )
 
         with self.stages.timed("tuning"):

@@ -1,6 +1,6 @@
 """From a model file to the form of it that serves, proven: read, fold, choose, prove."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_pro
 from foldserve.parity.remembered import RememberingSession
 from foldserve.runtime.in_memory import in_memory
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
-from foldserve.runtime.session import Session
+from foldserve.runtime.providers import resolve_provider
+from foldserve.runtime.session import Provider, Session
 from foldserve.serving.batchability import rows_are_independent
 from foldserve.serving.batcher import rows_of
 from foldserve.serving.choice import Candidate, Choice, Proof, choose
@@ -46,6 +47,9 @@ class Prepared:
     reference_seconds: tuple[float, ...]
     """What the unoptimised original took for each probe."""
 
+    provider_seconds: Mapping[Provider, float]
+    """One run on each provider; empty where there was no choice between two."""
+
 
 def prepare(file: Path, samples: Path | None, settings: ModelSettings, name: str, stages: Stages) -> Prepared:
     """Prepare the ONNX model in ``file``; raises the exceptions under LoadFailed.
@@ -76,13 +80,19 @@ def prepare(file: Path, samples: Path | None, settings: ModelSettings, name: str
                     return Candidate(form, original, folded[0].fold_report)
                 return _candidate(fold(original, max_tier=form.tier, keep=form.kept), form.tier, form.kept)
 
-            best = _fastest(folded, probes, settings.provider, name)
-            choice = choose(name, best, build, proof, settings.provider)
+            provider, provider_seconds = _fastest_provider(folded[0], probes, settings.provider, name)
+            best = _fastest(folded, probes, provider, name)
+            choice = choose(name, best, build, proof, provider)
             with closing(choice.session):
-                return _found_out(choice, probes.probes, reference)
+                return _found_out(choice, probes.probes, reference, provider_seconds)
 
 
-def _found_out(choice: Choice, probes: Sequence[Probe], reference: RememberingSession) -> Prepared:
+def _found_out(
+    choice: Choice,
+    probes: Sequence[Probe],
+    reference: RememberingSession,
+    provider_seconds: Mapping[Provider, float],
+) -> Prepared:
     given = [evidence for probe in probes if (evidence := _evidence(choice.session, probe)) is not None]
     largest = max((evidence.probe for evidence in given), key=rows_of, default=None)
     return Prepared(
@@ -91,6 +101,7 @@ def _found_out(choice: Choice, probes: Sequence[Probe], reference: RememberingSe
         and rows_are_independent(choice.session, largest, choice.parity_report.budget),
         evidence=next((one for one in given if one.storable()), None),
         reference_seconds=tuple(reference.seconds()),
+        provider_seconds=provider_seconds,
     )
 
 
@@ -117,21 +128,28 @@ def _probes(samples: Path | None, session: Session) -> ProbeSet:
     return synthetic_probes(session, largest_batch=SYNTHETIC_ROWS)
 
 
+def _fastest_provider(
+    candidate: Candidate, probes: ProbeSet, requested: ProviderChoice, name: str
+) -> tuple[ProviderChoice, dict[Provider, float]]:
+    """CUDA where it was asked for, or where it works and the CPU is not faster: small models are, there."""
+    if requested is not ProviderChoice.AUTO or resolve_provider(requested) is Provider.CPU:
+        return requested, {}
+    choices = (ProviderChoice.CUDA, ProviderChoice.CPU)
+    seconds = _seconds([candidate], choices, probes, name)
+    if not seconds:
+        return ProviderChoice.CUDA, {}
+    return choices[fastest(seconds)], {
+        Provider(choice): spent for choice, spent in zip(choices, seconds, strict=True)
+    }
+
+
 def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderChoice, name: str) -> Candidate:
-    """The candidate to prefer, measured on the last probe; mostly there is but one, nothing to measure."""
+    """The candidate to prefer; mostly there is but one, nothing to measure."""
     if len(folded) == 1:
         return folded[0]
-    with ExitStack() as sessions:
-        loaded = [
-            sessions.enter_context(
-                closing(OnnxRuntimeSession(in_memory(form.model), provider=provider, name=name))
-            )
-            for form in folded
-        ]
-        try:
-            seconds = median_seconds(loaded, probes.probes[-1])
-        except ExecutionFailed:
-            return folded[0]
+    seconds = _seconds(folded, [provider], probes, name)
+    if not seconds:
+        return folded[0]
     best = folded[fastest(seconds)]
     log.info(
         "fold tiers measured",
@@ -142,3 +160,21 @@ def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderCh
         chosen=best.form.tier,
     )
     return best
+
+
+def _seconds(
+    candidates: Sequence[Candidate], providers: Sequence[ProviderChoice], probes: ProbeSet, name: str
+) -> list[float]:
+    """What each candidate takes on each provider for the last probe; nothing if one of them refuses it."""
+    with ExitStack() as sessions:
+        loaded = [
+            sessions.enter_context(
+                closing(OnnxRuntimeSession(in_memory(candidate.model), provider=provider, name=name))
+            )
+            for candidate in candidates
+            for provider in providers
+        ]
+        try:
+            return median_seconds(loaded, probes.probes[-1])
+        except ExecutionFailed:
+            return []

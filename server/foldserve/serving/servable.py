@@ -10,7 +10,7 @@ from foldserve.errors import ModelNotReady
 from foldserve.folding.report import FoldReport
 from foldserve.observability.inference import InferenceMetrics
 from foldserve.parity.report import ParityReport
-from foldserve.runtime.session import Session
+from foldserve.runtime.session import Provider, Session
 from foldserve.runtime.tuning import Tuning
 from foldserve.serving.batcher import Batcher
 from foldserve.serving.classification import Labels
@@ -46,6 +46,9 @@ class Provenance:
 
     reference_seconds: Sequence[float]
     """What the unoptimised original took for each probe."""
+
+    provider_seconds: Mapping[Provider, float]
+    """One run on each provider; empty where there was no choice between two."""
 
     from_cache: bool
     """Whether an earlier load had prepared it."""
