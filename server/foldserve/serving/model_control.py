@@ -99,7 +99,7 @@ class ModelController:
         self._manager.update(folder, override=config, reload=True)
 
     def unload(self, name: str) -> None:
-        """Take a model out of service; raises :class:`ConfigurationError`, :class:`ModelNotFound` as above."""
+        """Take a model out of service; raises :class:`ConfigurationError` and :class:`ModelNotFound`."""
         self._require_explicit()
         if not any(status.name == name for status in self._manager.statuses()):
             self._only(name, self._repositories)

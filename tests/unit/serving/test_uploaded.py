@@ -43,7 +43,7 @@ def test_a_path_out_of_the_folder_is_refused(path: str) -> None:
         written("digits", {"1/model.onnx": b"", path: b""})
 
 
-@pytest.mark.parametrize("paths", itertools.permutations(["1/model.onnx/weights", "1/model.onnx"]))
+@pytest.mark.parametrize("paths", [*itertools.permutations(["1/model.onnx/weights", "1/model.onnx"])])
 def test_a_file_that_is_a_folder_too_is_refused(paths: tuple[str, str]) -> None:
     with pytest.raises(InvalidRequest, match="cannot be written"):
         written("digits", dict.fromkeys(paths, b""))
