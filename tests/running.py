@@ -21,7 +21,7 @@ TRITON_PYTHON = ROOT / ".venv-triton" / "bin" / "python"
 
 
 @contextmanager
-def serving(repository: Path, **settings: object) -> Iterator[Server]:
+def serving(repository: Path, /, **settings: object) -> Iterator[Server]:
     """A server that has tried all models of ``repository``."""
     configure_logging(LogFormat.JSON, LogLevel.INFO)
     values = {

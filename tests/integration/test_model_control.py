@@ -1,0 +1,390 @@
+"""Repositories as they live: models come, change, break and go while requests are answered."""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx_ir as ir
+import pytest
+from foldserve.server import Server
+from foldserve_client import Client, FailedPrecondition, NotFound, Unavailable
+from foldserve_proto import grpc_service_pb2 as pb
+from foldserve_proto import model_config_pb2 as config_pb
+from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from running import serving
+from small_models import chain, convolution
+
+ONE_CPU = {"provider": "cpu", "instances": 1, "intra_op_threads": 1}
+"""Nothing to measure at load."""
+
+POLL = {**ONE_CPU, "model_control": "poll", "poll_interval_s": 0.05}
+EXPLICIT = {**ONE_CPU, "model_control": "explicit"}
+
+
+def plus(constant: float) -> ir.Model:
+    """A model whose answers tell which one it is: y = x + constant, float32 [batch, 2]."""
+    return chain(["batch", 2], ("Add", [np.array([constant], np.float32)], {}))
+
+
+def put(repository: Path, version: int, model: ir.Model, name: str = "plus") -> Path:
+    """Write a version of a model in one step, as ``mv`` does; its model file."""
+    folder = repository / name / str(version)
+    folder.mkdir(parents=True, exist_ok=True)
+    ir.save(model, folder / ".new")
+    (folder / ".new").rename(folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+@contextmanager
+def connected(server: Server) -> Iterator[tuple[Client, GRPCInferenceServiceStub]]:
+    address = f"127.0.0.1:{server.grpc_port}"
+    with Client(address) as client, grpc.insecure_channel(address) as channel:
+        yield client, GRPCInferenceServiceStub(channel)
+
+
+def answer(client: Client, version: str = "", name: str = "plus") -> float:
+    """What the model adds."""
+    return float(client.infer(name, np.zeros((1, 2), np.float32), version=version)["y"][0, 0])
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what a thread of the server does in its own time."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.01)
+
+
+def index(stub: GRPCInferenceServiceStub, **request: Any) -> dict[tuple[str, str], tuple[str, str]]:
+    """(name, version) → (state, reason)."""
+    models = stub.RepositoryIndex(pb.RepositoryIndexRequest(**request)).models
+    return {(model.name, model.version): (model.state, model.reason) for model in models}
+
+
+def load(
+    stub: GRPCInferenceServiceStub,
+    name: str = "plus",
+    parameters: Mapping[str, str | bytes | int] | None = None,
+) -> None:
+    request = pb.RepositoryModelLoadRequest(model_name=name)
+    for key, value in (parameters or {}).items():
+        parameter = request.parameters[key]
+        if isinstance(value, str):
+            parameter.string_param = value
+        elif isinstance(value, bytes):
+            parameter.bytes_param = value
+        else:
+            parameter.int64_param = value
+    stub.RepositoryModelLoad(request)
+
+
+def unload(stub: GRPCInferenceServiceStub, name: str = "plus") -> None:
+    stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=name))
+
+
+@contextmanager
+def refused(code: grpc.StatusCode, text: str) -> Iterator[None]:
+    with pytest.raises(grpc.RpcError) as refusal:
+        yield
+    assert (refusal.value.code(), text in str(refusal.value.details())) == (code, True), refusal.value
+
+
+# ---- repositories and configuration ----
+
+
+def test_a_repository_made_for_triton_is_served_as_it_is(tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        put(tmp_path, version, plus(version))
+        (tmp_path / "plus" / str(version) / "model.onnx").rename(
+            tmp_path / "plus" / str(version) / "adder.onnx"
+        )
+    (tmp_path / "plus" / "names.txt").write_text("left\nright\n")
+    (tmp_path / "plus" / "config.pbtxt").write_text(
+        """
+        name: "plus"
+        platform: "onnxruntime_onnx"
+        max_batch_size: 8
+        default_model_filename: "adder.onnx"
+        input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
+        output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "names.txt" } ]
+        version_policy: { latest { num_versions: 2 } }
+        instance_group [ { kind: KIND_CPU count: 2 } ]
+        dynamic_batching { preferred_batch_size: [ 4 ] max_queue_delay_microseconds: 50 }
+        parameters { key: "intra_op_thread_count" value { string_value: "1" } }
+        optimization { graph { level: 1 } }
+        """
+    )
+    with serving(tmp_path) as server, connected(server) as (client, stub):
+        assert (answer(client), answer(client, "2"), answer(client, "3")) == (3, 2, 3)
+        with pytest.raises(NotFound):
+            answer(client, "1")
+        config = stub.ModelConfig(pb.ModelConfigRequest(name="plus")).config
+    assert config.max_batch_size == 8
+    assert config.default_model_filename == "adder.onnx"
+    assert config.version_policy.latest.num_versions == 2
+    assert (list(config.input[0].dims), config.output[0].label_filename) == ([2], "names.txt")
+    assert [(group.kind, group.count) for group in config.instance_group] == [
+        (config_pb.ModelInstanceGroup.KIND_CPU, 2)
+    ]
+    assert list(config.dynamic_batching.preferred_batch_size) == [4]
+    assert config.dynamic_batching.max_queue_delay_microseconds == 50
+    assert config.parameters["intra_op_thread_count"].string_value == "1"
+
+
+def test_a_broken_configuration_stops_no_other_model(tmp_path: Path) -> None:
+    for name in ("good", "unreadable", "refused", "misdeclared", "empty"):
+        put(tmp_path, 1, plus(1), name)
+    shutil.rmtree(tmp_path / "empty" / "1")
+    (tmp_path / "empty" / "foldserve.yaml").write_text("")
+    (tmp_path / "unreadable" / "config.pbtxt").write_text("max_batch_size 8")
+    (tmp_path / "refused" / "config.pbtxt").write_text("ensemble_scheduling {}")
+    (tmp_path / "misdeclared" / "config.pbtxt").write_text(
+        'max_batch_size: 8 input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]'
+    )
+    with serving(tmp_path, **ONE_CPU) as server, connected(server) as (client, stub):
+        assert answer(client, name="good") == 1
+        rows = index(stub)
+        with pytest.raises(FailedPrecondition, match="ensemble_scheduling is not supported"):
+            answer(client, name="refused")
+        assert client.ready("refused") is False
+    assert rows["good", "1"] == ("READY", "")
+    assert "line and column 1:16" in rows["unreadable", ""][1]
+    assert "no version folder" in rows["empty", ""][1]
+    assert "'x' is FP32 [batch, 2] in the model" in rows["misdeclared", "1"][1]
+    assert {state for (name, _), (state, _) in rows.items() if name != "good"} == {"UNAVAILABLE"}
+
+
+def test_several_repositories_are_one_and_a_name_in_two_of_them_is_refused(tmp_path: Path) -> None:
+    for repository, name in (("one", "a"), ("one", "both"), ("two", "b"), ("two", "both")):
+        put(tmp_path / repository, 1, plus(1), name)
+    settings = {**ONE_CPU, "repository": [tmp_path / "one", tmp_path / "two"]}
+    with serving(tmp_path, **settings) as server, connected(server) as (client, stub):
+        assert (answer(client, name="a"), answer(client, name="b")) == (1, 1)
+        with pytest.raises(FailedPrecondition, match=r"'both' is in .*one and .*two; rename"):
+            answer(client, name="both")
+        assert set(index(stub, repository_name="two")) == {("b", "1"), ("both", "")}
+        with refused(grpc.StatusCode.NOT_FOUND, "no repository is named 'three'"):
+            index(stub, repository_name="three")
+
+
+# ---- poll ----
+
+
+def test_versions_that_come_change_and_go_are_followed(tmp_path: Path) -> None:
+    put(tmp_path, 1, plus(1))
+    with serving(tmp_path, **POLL) as server, connected(server) as (client, stub):
+        assert answer(client) == 1
+        put(tmp_path, 2, plus(2))
+        eventually(lambda: answer(client) == 2)
+        eventually(lambda: index(stub)["plus", "1"] == ("UNAVAILABLE", "unloaded"))
+        put(tmp_path, 2, plus(3))
+        eventually(lambda: answer(client) == 3)
+        shutil.rmtree(tmp_path / "plus" / "2")
+        eventually(lambda: answer(client) == 1)
+        eventually(lambda: ("plus", "2") not in index(stub))
+        (tmp_path / "plus" / "foldserve.yaml").write_text("max_batch_size: 7")
+        eventually(lambda: stub.ModelConfig(pb.ModelConfigRequest(name="plus")).config.max_batch_size == 7)
+        put(tmp_path, 1, plus(5), "later")
+        eventually(lambda: client.ready("later"))
+        shutil.rmtree(tmp_path / "plus")
+        eventually(lambda: index(stub).keys() == {("later", "1")})
+        with pytest.raises(NotFound, match="no model is named 'plus'; this server has 'later'"):
+            answer(client)
+
+
+def test_a_half_written_version_is_not_picked_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As long as the file grows between two looks, nobody tries it."""
+    put(tmp_path, 1, plus(1))
+    content = put(tmp_path / "elsewhere", 2, plus(2)).read_bytes()
+    with serving(tmp_path, **{**POLL, "poll_interval_s": 0.3}) as server, connected(server) as (client, _):
+        capfd.readouterr()
+        folder = tmp_path / "plus" / "2"
+        folder.mkdir()
+        with (folder / "model.onnx").open("wb", buffering=0) as file:
+            for start in range(len(content)):
+                file.write(content[start : start + 1])
+                if start < 20:
+                    time.sleep(0.05)
+        eventually(lambda: answer(client) == 2)
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [event for event in events if event["level"] == "error"] == []
+
+
+def test_a_version_that_fails_leaves_the_old_one_serving_and_keeps_its_reason(tmp_path: Path) -> None:
+    file = put(tmp_path, 1, plus(1))
+    with serving(tmp_path, **POLL) as server, connected(server) as (client, stub):
+        file.write_bytes(b"garbage")  # the version that serves, broken on disk
+        eventually(lambda: "loading it again failed" in index(stub)["plus", "1"][1])
+        assert (answer(client), index(stub)["plus", "1"][0]) == (1, "READY")
+        (tmp_path / "plus" / "2").mkdir()
+        (tmp_path / "plus" / "2" / "model.onnx").write_bytes(b"garbage")
+        eventually(lambda: index(stub).get(("plus", "2"), ("", ""))[0] == "UNAVAILABLE")
+        assert "not a readable ONNX model" in index(stub)["plus", "2"][1]
+        assert (answer(client), index(stub)["plus", "1"][0]) == (1, "READY")
+        put(tmp_path, 2, plus(2))
+        eventually(lambda: answer(client) == 2)
+        (tmp_path / "plus" / "config.pbtxt").write_text("sequence_batching {}")
+        eventually(lambda: "sequence_batching" in index(stub)["plus", "2"][1])
+        assert answer(client) == 2
+
+
+def test_a_repository_that_vanishes_takes_nothing_out_of_service(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "models", 1, plus(1))
+    with serving(tmp_path / "models", **POLL) as server, connected(server) as (client, _):
+        (tmp_path / "models").rename(tmp_path / "unmounted")
+        logged = []
+
+        def noticed() -> bool:
+            logged.append(capfd.readouterr().err)
+            return "".join(logged).count("a repository cannot be read") > 2
+
+        eventually(noticed)
+        assert answer(client) == 1
+
+
+def test_no_request_fails_while_versions_replace_each_other(tmp_path: Path) -> None:
+    file = put(tmp_path, 1, plus(1))
+    stop = threading.Event()
+    with serving(tmp_path, **EXPLICIT, load_models=["plus"]) as server, connected(server) as (_, stub):
+
+        def hammer() -> list[float]:
+            seen = []
+            with Client(f"127.0.0.1:{server.grpc_port}") as client:
+                while not stop.is_set():
+                    seen.append(answer(client))  # raises if one fails
+            return seen
+
+        with ThreadPoolExecutor(4) as pool:
+            callers = [pool.submit(hammer) for _ in range(4)]
+            for constant in range(2, 9):
+                ir.save(plus(constant), file)
+                load(stub)
+            stop.set()
+            seen = [caller.result() for caller in callers]
+        assert all(answers == sorted(answers) for answers in seen)
+        assert {answers[-1] for answers in seen} <= {7, 8}
+        assert {state for state, _ in index(stub).values()} == {"READY"}
+
+
+# ---- explicit ----
+
+
+def test_explicit_control_loads_what_is_asked_for(tmp_path: Path) -> None:
+    put(tmp_path, 1, plus(1))
+    put(tmp_path, 1, plus(2), "other")
+    with serving(tmp_path, **EXPLICIT) as server, connected(server) as (client, stub):
+        assert set(index(stub).values()) == {("UNAVAILABLE", "not loaded")}
+        assert index(stub, ready=True) == {}
+        with pytest.raises(NotFound):
+            answer(client)
+        load(stub)
+        assert (answer(client), client.ready("other")) == (1, False)
+        assert index(stub) == {("plus", "1"): ("READY", ""), ("other", ""): ("UNAVAILABLE", "not loaded")}
+        unload(stub)
+        eventually(lambda: index(stub)["plus", "1"] == ("UNAVAILABLE", "unloaded"))
+        with pytest.raises(Unavailable, match="its state is UNLOADED"):
+            answer(client)
+        unload(stub)  # again: nothing to do
+        load(stub)
+        assert answer(client) == 1
+        with refused(grpc.StatusCode.NOT_FOUND, "no repository has a model 'nobody'"):
+            load(stub, "nobody")
+        with refused(grpc.StatusCode.NOT_FOUND, "no repository has a model 'nobody'"):
+            unload(stub, "nobody")
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "no model name"):
+            load(stub, "../plus")
+
+
+@pytest.mark.parametrize("names", [["plus"], ["*"]])
+def test_models_may_be_loaded_at_start(tmp_path: Path, names: list[str]) -> None:
+    put(tmp_path, 1, plus(1))
+    put(tmp_path, 1, plus(2), "other")
+    with serving(tmp_path, **EXPLICIT, load_models=names) as server, connected(server) as (client, _):
+        assert client.ready("plus")
+        assert client.ready("other") is (names == ["*"])
+
+
+def test_a_model_to_load_at_start_must_be_there(tmp_path: Path) -> None:
+    put(tmp_path, 1, plus(1))
+    with (
+        pytest.raises(Exception, match=r"load_models names 'minus', but the repositories have plus"),
+        serving(tmp_path, **EXPLICIT, load_models=["minus"]),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("settings", [ONE_CPU, {**POLL, "poll_interval_s": 100}], ids=["none", "poll"])
+def test_other_modes_refuse_to_load_and_unload(tmp_path: Path, settings: dict[str, object]) -> None:
+    put(tmp_path, 1, plus(1))
+    with serving(tmp_path, **settings) as server, connected(server) as (client, stub):
+        for method in (load, unload):
+            with refused(grpc.StatusCode.FAILED_PRECONDITION, "explicit model load / unload is not allowed"):
+                method(stub)
+        assert answer(client) == 1
+
+
+def test_a_load_may_bring_its_configuration(tmp_path: Path) -> None:
+    put(tmp_path, 1, plus(1))
+    put(tmp_path, 2, plus(2))
+    with serving(tmp_path, **EXPLICIT) as server, connected(server) as (client, stub):
+        load(stub, parameters={"config": '{"version_policy": {"specific": {"versions": [1]}}}'})
+        assert answer(client) == 1
+        load(stub)  # and without, it is the repository's again
+        assert answer(client) == 2
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "sequence_batching is not supported"):
+            load(stub, parameters={"config": '{"sequence_batching": {}}'})
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "not Triton's ModelConfig"):
+            load(stub, parameters={"config": "version 1, please"})
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "load parameter 'config' as int64_param is unknown"):
+            load(stub, parameters={"config": 1})
+        assert answer(client) == 2
+
+
+def test_a_load_may_bring_the_model_itself(tmp_path: Path) -> None:
+    put(tmp_path, 1, plus(1))
+    content = put(tmp_path / "elsewhere", 1, plus(9)).read_bytes()
+    with serving(tmp_path, **EXPLICIT) as server, connected(server) as (client, stub):
+        load(stub, parameters={"config": "{}", "file:7/model.onnx": content})
+        assert (answer(client), answer(client, "7")) == (9, 9)
+        load(stub, "brought", {"config": "{}", "file:1/model.onnx": content})
+        assert answer(client, name="brought") == 9
+        unload(stub, "brought")
+        eventually(lambda: ("brought", "1") not in index(stub))
+        load(stub)  # the repository's own again
+        assert answer(client) == 1
+        refusals: list[tuple[dict[str, str | bytes], str]] = [
+            ({"file:1/model.onnx": content}, "without the parameter 'config'"),
+            ({"config": "{}", "file:../model.onnx": content}, "does not lie in the model's folder"),
+            ({"config": "{}", "1/model.onnx": content}, "load parameter '1/model.onnx' as bytes_param"),
+        ]
+        for parameters, text in refusals:
+            with refused(grpc.StatusCode.INVALID_ARGUMENT, text):
+                load(stub, parameters=parameters)
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "not a readable ONNX model"):
+            load(stub, parameters={"config": "{}", "file:1/model.onnx": b"garbage"})
+        assert answer(client) == 1
+
+
+def test_requests_in_flight_finish_when_their_model_is_unloaded(tmp_path: Path) -> None:
+    slow = chain(["batch", 3, 224, 224], *[convolution(9, 3 if first else 4) for first in (True, False)])
+    put(tmp_path, 1, slow, "slow")
+    image = np.zeros((1, 3, 224, 224), np.float32)
+    with serving(tmp_path, **EXPLICIT, load_models=["*"]) as server, connected(server) as (client, stub):
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(client.infer, "slow", image) for _ in range(24)]
+            eventually(lambda: any(one.done() for one in answers))
+            unload(stub, "slow")  # does not wait for them
+            outcomes = [one.exception() for one in answers]
+        assert outcomes.count(None) >= 8, outcomes
+        assert all(isinstance(one, Unavailable) for one in outcomes if one is not None)
+        eventually(lambda: index(stub)["slow", "1"] == ("UNAVAILABLE", "unloaded"))
