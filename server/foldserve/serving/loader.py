@@ -16,6 +16,7 @@ from foldserve.serving.artefacts import MODEL, Artefact, artefact_key, evidence_
 from foldserve.serving.batcher import Batcher
 from foldserve.serving.choice import in_words, open_session
 from foldserve.serving.classification import read_labels
+from foldserve.serving.declared import check_declared
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.model_file import onnx_file
 from foldserve.serving.preparation import prepare
@@ -112,6 +113,7 @@ class _Loading:
         """The servable that answers with ``loaded``."""
         artefact, settings, source = loaded.artefact, self._settings, self._source
         session = loaded.session
+        check_declared(session.inputs, session.outputs, settings)
         labels = read_labels(source.folder.parent, settings.labels, [spec.name for spec in session.outputs])
         provenance = Provenance(
             variant=artefact.variant,
