@@ -171,6 +171,8 @@ def create_inference_session(
     options.log_severity_level = LOG_NOTHING
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Weights in a second, faster layout would double the memory of a session that is run a few times.
+        options.add_session_config_entry("session.disable_prepacking", "1")
     # The runtime's own default counts the machine's cores, whatever this process may use of them.
     options.intra_op_num_threads = intra_op_threads or available_cpus()
     if isinstance(source, InMemoryModel):
