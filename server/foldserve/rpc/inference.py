@@ -8,11 +8,15 @@ from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 
 from foldserve.rpc import codec
-from foldserve.rpc.calls import deferred, wait_for
+from foldserve.rpc.calls import deferred
 from foldserve.rpc.output_forms import Forms, encode, output_forms
 from foldserve.rpc.scheduling import scheduling
 from foldserve.serving.data_plane import DataPlane, InferenceRequest, InferenceResult
 from foldserve.serving.shared_memory import SharedMemory
+
+Done = Callable[[pb.ModelInferResponse | Exception], None]
+Start = Callable[[pb.ModelInferRequest, float, float | None, Callable[[], bool], Done], None]
+"""What :meth:`InferenceMethods.start` is."""
 
 FOREVER_S = 1e9
 """A call without a deadline has one that is centuries away."""
@@ -30,10 +34,10 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         self,
         request: pb.ModelInferRequest,
         context: grpc.ServicerContext,
-        done: Callable[[pb.ModelInferResponse | Exception], None],
+        done: Done,
     ) -> None:
         """Run one request through a model."""
-        self.start(request, time.perf_counter(), _deadline(context), lambda: not context.is_active(), done)
+        self.start(request, time.perf_counter(), deadline_of(context), lambda: not context.is_active(), done)
 
     def start(
         self,
@@ -41,7 +45,7 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         arrived: float,
         deadline: float | None,
         cancelled: Callable[[], bool],
-        done: Callable[[pb.ModelInferResponse | Exception], None],
+        done: Done,
     ) -> None:
         """Take one request, whichever way it came; ``arrived`` is in seconds of ``time.perf_counter``.
 
@@ -79,19 +83,6 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
 
         self._data_plane.submit(inference, answered)
 
-    def infer(
-        self,
-        request: pb.ModelInferRequest,
-        arrived: float,
-        deadline: float | None,
-        cancelled: Callable[[], bool],
-    ) -> pb.ModelInferResponse:
-        """Answer one request in a thread that waits; arguments and errors are those of :meth:`start`."""
-        response: pb.ModelInferResponse = wait_for(
-            lambda done: self.start(request, arrived, deadline, cancelled, done)
-        )
-        return response
-
 
 def _response(identity: str, result: InferenceResult, forms: Forms, *, typed: bool) -> pb.ModelInferResponse:
     servable = result.servable
@@ -105,6 +96,7 @@ def _response(identity: str, result: InferenceResult, forms: Forms, *, typed: bo
     return response
 
 
-def _deadline(context: grpc.ServicerContext) -> float | None:
+def deadline_of(context: grpc.ServicerContext) -> float | None:
+    """The deadline of a call in seconds of ``time.monotonic``; None for none."""
     remaining = context.time_remaining()
     return time.monotonic() + remaining if remaining is not None and remaining < FOREVER_S else None

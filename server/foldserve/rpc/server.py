@@ -43,9 +43,9 @@ class GrpcServer:
         self._health = Health()
         outcomes = Outcomes(metrics.requests, manager.labels)
         self._server = grpc.server(
-            CallExecutor(settings.grpc_workers, "rpc"),
+            CallExecutor(settings.grpc_workers + settings.max_streams, "rpc"),
             # One more than there are threads would wait unseen, without a deadline.
-            maximum_concurrent_rpcs=settings.grpc_workers + RESERVED_FOR_WATCHES,
+            maximum_concurrent_rpcs=settings.grpc_workers + settings.max_streams + RESERVED_FOR_WATCHES,
             interceptors=[OutcomeInterceptor(outcomes)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -53,9 +53,8 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(settings, manager, controller, metrics.requests), self._server
-        )
+        self._inference = InferenceServicer(settings, manager, controller, metrics.requests, outcomes)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, self._server)
         fold_service_pb2_grpc.add_FoldServiceServicer_to_server(FoldServicer(manager), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = (INFERENCE_SERVICE, FOLD_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -74,7 +73,9 @@ class GrpcServer:
     def stop(self, grace_s: float) -> None:
         """Refuse new RPCs, let the running ones finish for ``grace_s`` seconds, then cancel them."""
         self._health.leave()
-        self._server.stop(grace_s).wait()
+        stopped = self._server.stop(grace_s)
+        self._inference.stop_streams()
+        stopped.wait()
 
     def __enter__(self) -> Self:
         self.set_ready(False)
