@@ -51,7 +51,7 @@ def beside_limit(model: Model, rounds: int, seconds: float, search_s: float) -> 
     """Throughput of the servers and of the best bare loop."""
     record_answer(model.exported())
     best = limit(model, search_s)
-    bare_rates = []
+    bares = []
     loads: dict[str, list[Load]] = {}
     batches = []
     for number in range(rounds):
@@ -63,7 +63,7 @@ def beside_limit(model: Model, rounds: int, seconds: float, search_s: float) -> 
             batch=best.batch,
             seconds=seconds,
         )
-        bare_rates.append(again.rate)
+        bares.append(again)
         for recipe in (handwritten(model, threads=len(ALL_CORES)), foldserve(model)):
             load, batch = _served(recipe, model, seconds)
             loads.setdefault(recipe.name, []).append(load)
@@ -71,7 +71,8 @@ def beside_limit(model: Model, rounds: int, seconds: float, search_s: float) -> 
                 batches.append(batch)
         rates = {name: round(own[-1].steady_rate, 1) for name, own in loads.items()}
         say(f"{model.name}, round {number + 1}: bare {again.rate:.1f} images/s, {rates}")
-    in_process = median(bare_rates)
+    in_process = median(one.rate for one in bares)
+    in_process_ms = median(one.cpu_ms for one in bares)
     served = {name: median(load.steady_rate for load in own) for name, own in loads.items()}
     return {
         "cores": len(ALL_CORES),
@@ -81,6 +82,9 @@ def beside_limit(model: Model, rounds: int, seconds: float, search_s: float) -> 
         "served_images_per_s": served,
         "mean_batch": median(batches),
         "relative_to_bare": {name: rate / in_process for name, rate in served.items()},
+        "cpu_relative_to_bare": {
+            name: median(load.cpu_ms for load in own) / in_process_ms for name, own in loads.items()
+        },
     }
 
 

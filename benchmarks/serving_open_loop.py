@@ -12,9 +12,9 @@ import select
 import socket
 import struct
 import time
-from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import deque
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import grpc
@@ -86,23 +86,36 @@ class _Connection:
         self._window = DEFAULT_WINDOW
         self._stream_window = DEFAULT_WINDOW
         self._received = b""
+        self._unwritten = bytearray()
         # No dynamic table: the server then writes every status in full. And no limit on what it may send.
         settings = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, INITIAL_WINDOW_SIZE, LARGEST_WINDOW)
         room = struct.pack(">I", LARGEST_WINDOW - DEFAULT_WINDOW)
-        self.socket.sendall(PREFACE + _frame(SETTINGS, 0, 0, settings) + _frame(WINDOW_UPDATE, 0, 0, room))
+        self.write(PREFACE + _frame(SETTINGS, 0, 0, settings) + _frame(WINDOW_UPDATE, 0, 0, room))
 
     @property
     def open_streams(self) -> int:
         """Requests without an answer."""
         return len(self._streams)
 
+    @property
+    def writing(self) -> bool:
+        """Whether the socket has not taken everything yet."""
+        return bool(self._unwritten)
+
     def ask(self, due: float) -> None:
         """Send the request, or what the server's windows let through; the rest follows when they open."""
         stream, self._next = self._next, self._next + 2
         self._streams[stream] = _Stream(due, time.perf_counter(), window=self._stream_window)
-        self.socket.sendall(_frame(HEADERS, END_HEADERS, stream, self._headers))
+        self.write(_frame(HEADERS, END_HEADERS, stream, self._headers))
         self._unsent.append(stream)
         self._send()
+
+    def write(self, content: bytes = b"") -> None:
+        """Give ``content``, after what is left from before, to the socket; it may take only a part."""
+        self._unwritten += content
+        with suppress(BlockingIOError):
+            while self._unwritten:
+                del self._unwritten[: self.socket.send(self._unwritten, socket.MSG_DONTWAIT)]
 
     def receive(self) -> None:
         """Take what the server sent."""
@@ -135,9 +148,9 @@ class _Connection:
                     for one in self._streams.values():
                         one.window += value - self._stream_window
                     self._stream_window = value
-            self.socket.sendall(_frame(SETTINGS, ACK, 0, b""))
+            self.write(_frame(SETTINGS, ACK, 0, b""))
         elif kind == PING and not flags & ACK:
-            self.socket.sendall(_frame(PING, ACK, 0, payload))
+            self.write(_frame(PING, ACK, 0, payload))
         elif kind == GOAWAY:
             raise BenchmarkFailed(f"the server ended the connection: {payload[8:].decode(errors='replace')}")
 
@@ -165,7 +178,7 @@ class _Connection:
                 return False
             last = END_STREAM if one.sent + size == len(self.message) else 0
             part = self.message[one.sent : one.sent + size]
-            self.socket.sendall(_frame(DATA, last, stream, part))
+            self.write(_frame(DATA, last, stream, part))
             one.sent += size
             one.window -= size
             self._window -= size
@@ -206,16 +219,15 @@ def open_loop(
             if now > start + seconds + DRAIN_S:
                 break
             idle_s = due - now - WAKE_UP_S if sent < count else WAKE_UP_S
-            for file in select.select(by_file, (), (), max(0.0, idle_s))[0]:
+            full = [file for file, line in by_file.items() if line.writing]
+            readable, writable, _ = select.select(by_file, full, (), max(0.0, idle_s))
+            for file in writable:
+                by_file[file].write()
+            for file in readable:
                 by_file[file].receive()
         outcomes = [outcome for line in lines for outcome in line.outcomes]
     lost = Outcome("UNANSWERED", float("inf"), float("inf"), float("inf"))
     return outcomes + [lost] * (count - len(outcomes))
-
-
-def by_code(outcomes: Sequence[Outcome]) -> Counter[str]:
-    """How many requests had each status code."""
-    return Counter(outcome.code for outcome in outcomes)
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
