@@ -49,3 +49,17 @@ def batch_norm(channels: int = 4) -> Operator:
     generator = np.random.default_rng(8)
     parameters = [generator.uniform(0.5, 2, channels) for _ in range(4)]
     return "BatchNormalization", [parameter.astype(np.float32) for parameter in parameters], {}
+
+
+def plus(constant: float) -> ir.Model:
+    """A model whose answers tell which one it is: y = x + constant, float32 [batch, 2]."""
+    return chain(["batch", 2], ("Add", [np.array([constant], np.float32)], {}))
+
+
+def put(repository: Path, version: int, model: ir.Model, name: str = "plus") -> Path:
+    """Write a version of a model in one step, as ``mv`` does; its model file."""
+    folder = repository / name / str(version)
+    folder.mkdir(parents=True, exist_ok=True)
+    ir.save(model, folder / ".new")
+    (folder / ".new").rename(folder / "model.onnx")
+    return folder / "model.onnx"

@@ -20,27 +20,13 @@ from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import model_config_pb2 as config_pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from running import serving
-from small_models import chain, convolution
+from small_models import chain, convolution, plus, put
 
 ONE_CPU = {"provider": "cpu", "instances": 1, "intra_op_threads": 1}
 """Nothing to measure at load."""
 
 POLL = {**ONE_CPU, "model_control": "poll", "poll_interval_s": 0.05}
 EXPLICIT = {**ONE_CPU, "model_control": "explicit"}
-
-
-def plus(constant: float) -> ir.Model:
-    """A model whose answers tell which one it is: y = x + constant, float32 [batch, 2]."""
-    return chain(["batch", 2], ("Add", [np.array([constant], np.float32)], {}))
-
-
-def put(repository: Path, version: int, model: ir.Model, name: str = "plus") -> Path:
-    """Write a version of a model in one step, as ``mv`` does; its model file."""
-    folder = repository / name / str(version)
-    folder.mkdir(parents=True, exist_ok=True)
-    ir.save(model, folder / ".new")
-    (folder / ".new").rename(folder / "model.onnx")
-    return folder / "model.onnx"
 
 
 @contextmanager
@@ -140,8 +126,8 @@ def test_a_repository_made_for_triton_is_served_as_it_is(tmp_path: Path) -> None
 
 
 def test_a_broken_configuration_stops_no_other_model(tmp_path: Path) -> None:
-    for name in ("good", "unreadable", "refused", "misdeclared", "empty"):
-        put(tmp_path, 1, plus(1), name)
+    for constant, name in enumerate(("good", "unreadable", "refused", "misdeclared", "empty"), start=1):
+        put(tmp_path, 1, plus(constant), name)
     shutil.rmtree(tmp_path / "empty" / "1")
     (tmp_path / "empty" / "foldserve.yaml").write_text("")
     (tmp_path / "unreadable" / "config.pbtxt").write_text("max_batch_size 8")
@@ -163,11 +149,11 @@ def test_a_broken_configuration_stops_no_other_model(tmp_path: Path) -> None:
 
 
 def test_several_repositories_are_one_and_a_name_in_two_of_them_is_refused(tmp_path: Path) -> None:
-    for repository, name in (("one", "a"), ("one", "both"), ("two", "b"), ("two", "both")):
-        put(tmp_path / repository, 1, plus(1), name)
+    for constant, name in enumerate(("one/a", "two/b", "one/both", "two/both"), start=1):
+        put(tmp_path / Path(name).parent, 1, plus(constant), Path(name).name)
     settings = {**ONE_CPU, "repository": [tmp_path / "one", tmp_path / "two"]}
     with serving(tmp_path, **settings) as server, connected(server) as (client, stub):
-        assert (answer(client, name="a"), answer(client, name="b")) == (1, 1)
+        assert (answer(client, name="a"), answer(client, name="b")) == (1, 2)
         with pytest.raises(FailedPrecondition, match=r"'both' is in .*one and .*two; rename"):
             answer(client, name="both")
         assert set(index(stub, repository_name="two")) == {("b", "1"), ("both", "")}
