@@ -38,6 +38,14 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class CudnnSearch(StrEnum):
+    """How cuDNN finds the algorithm of a convolution, anew for each shape."""
+
+    HEURISTIC = "heuristic"
+    EXHAUSTIVE = "exhaustive"
+    DEFAULT = "default"
+
+
 class Objective(StrEnum):
     """What the number of instances and threads is chosen for."""
 
@@ -79,6 +87,9 @@ class ModelDefaults(_Settings):
 
     provider: ProviderChoice = ProviderChoice.AUTO
     """Execution provider; ``auto`` takes CUDA only where a session really runs on it."""
+
+    cudnn_search: CudnnSearch = CudnnSearch.HEURISTIC
+    """How cuDNN chooses algorithms; ``exhaustive`` tries all, which takes a while for each new shape."""
 
     max_fold_tier: int = Field(default=3, ge=0, le=3)
     """Most intrusive fold: 0 adjacent, 1 carried, 2 compensated, 3 Relu as maximum (2, 3 only if faster)."""

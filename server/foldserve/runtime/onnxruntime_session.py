@@ -5,6 +5,7 @@ import ctypes
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ml_dtypes
@@ -63,8 +64,7 @@ UNSOUND_OPTIMISERS = ("Pad_Fusion",)
 Elsewhere they are right and pay, so they are left out only where a proof fails with them.
 """
 
-CUDA_OPTIONS = {"use_tf32": "0"}
-"""TF32 moves answers by about 1e-3, a hundred times the default parity budget."""
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 class OnnxRuntimeSession:
@@ -75,6 +75,7 @@ class OnnxRuntimeSession:
         source: Path | bytes | InMemoryModel,
         *,
         provider: ProviderChoice = ProviderChoice.AUTO,
+        cuda: Mapping[str, str] = NO_OPTIONS,
         optimise: bool = True,
         disabled_optimisers: Collection[str] = (),
         intra_op_threads: int | None = None,
@@ -82,10 +83,10 @@ class OnnxRuntimeSession:
     ) -> None:
         """Load ``source``: a file, external data beside it, the bytes of a whole model, or one in memory.
 
-        ``optimise=False`` turns all graph optimisation off: the parity reference; ``disabled_optimisers``
-        turns single ones off, by the runtime's names. ``intra_op_threads`` is the number of threads within
-        one operator, None for one per processor that this process may use. ``name`` stands for the model in
-        errors.
+        ``cuda`` are options of the CUDA provider. ``optimise=False`` turns all graph optimisation off: the
+        parity reference; ``disabled_optimisers`` turns single ones off, by the runtime's names.
+        ``intra_op_threads`` is the number of threads within one operator, None for one per processor that
+        this process may use. ``name`` stands for the model in errors.
 
         Raises :class:`InvalidModel`, :class:`UnsupportedModel` or :class:`ProviderUnavailable`.
         """
@@ -95,6 +96,7 @@ class OnnxRuntimeSession:
             session = create_inference_session(
                 source,
                 chosen,
+                cuda=cuda,
                 optimise=optimise,
                 disabled_optimisers=disabled_optimisers,
                 intra_op_threads=intra_op_threads,
@@ -110,6 +112,7 @@ class OnnxRuntimeSession:
         self._inputs = tuple(_spec(argument, self._name) for argument in session.get_inputs())
         self._outputs = tuple(_spec(argument, self._name) for argument in session.get_outputs())
         self._has_bfloat16 = any(spec.dtype == BFLOAT16 for spec in (*self._inputs, *self._outputs))
+        self._has_strings = any(spec.dtype == np.object_ for spec in (*self._inputs, *self._outputs))
         self._session: Any = session
         # The runtime reads them where they lie, and does not keep them from going away.
         self._weights = source.weights if isinstance(source, InMemoryModel) else None
@@ -139,6 +142,8 @@ class OnnxRuntimeSession:
         try:
             if self._has_bfloat16:
                 return _run_ort_values(session, names, feed)
+            if self._provider is Provider.CUDA and not self._has_strings:
+                return _run_bound(session, names, feed)
             return [_bytes(array) for array in session.run(names, feed)]
         except Exception as error:
             reason = useful_part(str(error))
@@ -159,6 +164,7 @@ def create_inference_session(
     source: Path | bytes | InMemoryModel,
     provider: Provider,
     *,
+    cuda: Mapping[str, str] = NO_OPTIONS,
     optimise: bool = True,
     disabled_optimisers: Collection[str] = (),
     intra_op_threads: int | None = None,
@@ -183,7 +189,7 @@ def create_inference_session(
         # Finds CUDA in NVIDIA's Python packages. What it prints of missing ones, the session says again.
         with contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
-        providers.insert(0, (CUDA_PROVIDER, CUDA_OPTIONS))
+        providers.insert(0, (CUDA_PROVIDER, dict(cuda)))
     # The runtime's own fallback would print to the terminal and hide where the model runs.
     return onnxruntime.InferenceSession(
         source.graph if isinstance(source, InMemoryModel) else source,
@@ -218,6 +224,17 @@ def _run_ort_values(session: Any, names: list[str], feed: Mapping[str, Array]) -
     """Run with the runtime's own values: the only way in and out for bfloat16, which numpy does not have."""
     values = {name: _ort_value(array) for name, array in feed.items()}
     return [_array(value) for value in session.run_with_ort_values(names, values)]
+
+
+def _run_bound(session: Any, names: list[str], feed: Mapping[str, Array]) -> list[Array]:
+    """Run with inputs and outputs bound: one copy to the device, one back, and one wait for both."""
+    binding = session.io_binding()
+    for name, array in feed.items():
+        binding.bind_cpu_input(name, np.require(array, requirements="C"))
+    for name in names:
+        binding.bind_output(name, "cpu")
+    session.run_with_iobinding(binding)
+    return [value.numpy() for value in binding.get_outputs()]
 
 
 def _ort_value(array: Array) -> Any:

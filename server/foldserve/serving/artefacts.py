@@ -26,7 +26,7 @@ MODEL, WEIGHTS, EVIDENCE = "model.onnx", "model.onnx.data", "evidence.npz"
 MAKERS = ("onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
 """Packages whose version may change what serves, or how it runs."""
 
-DECIDING_SETTINGS = {"provider", "max_fold_tier", "parity"}
+DECIDING_SETTINGS = {"provider", "cudnn_search", "max_fold_tier", "parity"}
 
 
 class Artefact(BaseModel):

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx_ir as ir
 
@@ -16,12 +15,11 @@ from foldserve.parity.probes import ProbeSet
 from foldserve.parity.proof import Fold, prove_fold
 from foldserve.parity.remembered import RememberingSession
 from foldserve.parity.report import ParityReport, Verdict
-from foldserve.runtime.in_memory import InMemoryModel, in_memory
-from foldserve.runtime.onnxruntime_session import UNSOUND_OPTIMISERS, OnnxRuntimeSession
 from foldserve.runtime.session import Session
 from foldserve.serving.ladder import Attempt, Finding, Form, Optimisation, next_attempt
+from foldserve.serving.opening import in_words
 from foldserve.serving.servable import Variant
-from foldserve.settings import ParityBudget, ProviderChoice
+from foldserve.settings import ParityBudget
 
 log = get_logger()
 
@@ -72,7 +70,7 @@ def choose(
     preferred: Candidate,
     build: Callable[[Form], Candidate],
     proof: Proof,
-    provider: ProviderChoice,
+    open_model: Callable[[ir.Model, Optimisation], Session],
 ) -> Choice:
     """Try ``preferred``, then what :func:`next_attempt` says; ``build`` makes other forms of the model.
 
@@ -83,9 +81,7 @@ def choose(
     reports: list[ParityReport] = []
     candidate, attempt = preferred, Attempt(preferred.form)
     while True:
-        session = RememberingSession(
-            open_session(in_memory(candidate.model), attempt.optimisation, provider=provider, name=name)
-        )
+        session = RememberingSession(open_model(candidate.model, attempt.optimisation))
         report = proof.of(candidate, session)
         wrong = wrong_sites(report, candidate.fold_report)
         proven = report.verdict is not Verdict.UNPROVEN
@@ -118,27 +114,3 @@ def wrong_sites(report: ParityReport, fold_report: FoldReport) -> list[str]:
         for site in fold_report.sites
         if any((pair.original, pair.folded) in wrong for pair in site.pairs)
     ]
-
-
-def open_session(
-    source: Path | InMemoryModel,
-    optimisation: Optimisation,
-    *,
-    provider: ProviderChoice,
-    name: str,
-    intra_op_threads: int | None = None,
-) -> Session:
-    """A session that may do to the graph what ``optimisation`` says; raises what creating one raises."""
-    return OnnxRuntimeSession(
-        source,
-        provider=provider,
-        optimise=optimisation is not Optimisation.OFF,
-        disabled_optimisers=UNSOUND_OPTIMISERS if optimisation is Optimisation.SOUND else (),
-        intra_op_threads=intra_op_threads,
-        name=name,
-    )
-
-
-def in_words(optimisation: Optimisation) -> str:
-    """As metadata and log lines have it: with the names of what is left out."""
-    return f"without {', '.join(UNSOUND_OPTIMISERS)}" if optimisation is Optimisation.SOUND else optimisation

@@ -14,11 +14,11 @@ from foldserve.runtime.session import Session
 from foldserve.runtime.tuning import Tuning
 from foldserve.serving.artefacts import MODEL, Artefact, artefact_key, evidence_in, write_artefact
 from foldserve.serving.batcher import Batcher
-from foldserve.serving.choice import in_words, open_session
 from foldserve.serving.classification import read_labels
 from foldserve.serving.declared import check_declared
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.model_file import onnx_file
+from foldserve.serving.opening import Opening, in_words
 from foldserve.serving.preparation import prepare
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Provenance, Servable
@@ -70,6 +70,7 @@ class _Loading:
         self._server = server
         self._scratch = scratch
         self._name = f"model '{source.name}' version {source.version}"
+        self._opening = Opening(self._name, settings)
         self.stages = stages
         with stages.of(State.LOADING):
             self._key = artefact_key(source, settings, resolve_provider(settings.provider))
@@ -92,7 +93,7 @@ class _Loading:
         """The model folded, proven, and kept for the next start."""
         with self.stages.of(State.LOADING):
             file = onnx_file(self._source, self._scratch, self._server)
-        made = prepare(file, self._source.samples, self._settings, self._name, self.stages)
+        made = prepare(file, self._source.samples, self._opening, self.stages)
         with self.stages.of(State.WARMING):
             folder = self._cache / "models" / self._key
             try:
@@ -140,15 +141,11 @@ class _Loading:
 
     def _opened(self, artefact: Artefact, folder: Path, *, from_cache: bool) -> _Loaded | None:
         """The model in ``folder``, tuned; None if it does not repeat what it answered when it was proven."""
-        model, settings, name = folder / MODEL, self._settings, self._name
+        model, settings = folder / MODEL, self._settings
 
         def open_with(threads: int) -> Session:
-            return open_session(
-                model,
-                artefact.optimisation,
-                provider=ProviderChoice(artefact.provider),
-                name=name,
-                intra_op_threads=threads,
+            return self._opening.open(
+                model, ProviderChoice(artefact.provider), artefact.optimisation, threads
             )
 
         with self.stages.timed("tuning"):

@@ -13,19 +13,19 @@ from foldserve.parity.judge import Float64Judge
 from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
 from foldserve.parity.remembered import RememberingSession
 from foldserve.runtime.in_memory import in_memory
-from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Provider, Session
 from foldserve.serving.batchability import rows_are_independent
 from foldserve.serving.batcher import rows_of
 from foldserve.serving.choice import Candidate, Choice, Proof, choose
 from foldserve.serving.fold_tier import ALWAYS, fastest, folded_forms, median_seconds
-from foldserve.serving.ladder import UNFOLDED, Form
+from foldserve.serving.ladder import UNFOLDED, Form, Optimisation
 from foldserve.serving.lifecycle import State
 from foldserve.serving.model_file import make_initialisers_constant, read_model
+from foldserve.serving.opening import Opening
 from foldserve.serving.servable import Variant
 from foldserve.serving.stages import Stages
-from foldserve.settings import ModelSettings, ProviderChoice
+from foldserve.settings import ProviderChoice
 
 log = get_logger()
 
@@ -51,18 +51,18 @@ class Prepared:
     """One run on each provider; empty where there was no choice between two."""
 
 
-def prepare(file: Path, samples: Path | None, settings: ModelSettings, name: str, stages: Stages) -> Prepared:
+def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages) -> Prepared:
     """Prepare the ONNX model in ``file``; raises the exceptions under LoadFailed.
 
-    ``samples`` is an ``.npz`` file with inputs to prove on, None for synthetic ones; ``name`` stands for the
-    model in errors and log lines.
+    ``samples`` is an ``.npz`` file with inputs to prove on, None for synthetic ones.
     """
+    settings = opening.settings
     with stages.of(State.LOADING):
         original = read_model(file)
         make_initialisers_constant(original)
         # The original as it is: the runtime's own optimisation would fold it too.
         reference = RememberingSession(
-            OnnxRuntimeSession(in_memory(original), provider=ProviderChoice.CPU, optimise=False, name=name)
+            opening.open(in_memory(original), ProviderChoice.CPU, Optimisation.OFF)
         )
     with closing(reference):
         with stages.of(State.FOLDING):
@@ -80,9 +80,15 @@ def prepare(file: Path, samples: Path | None, settings: ModelSettings, name: str
                     return Candidate(form, original, folded[0].fold_report)
                 return _candidate(fold(original, max_tier=form.tier, keep=form.kept), form.tier, form.kept)
 
-            provider, provider_seconds = _fastest_provider(folded[0], probes, settings.provider, name)
-            best = _fastest(folded, probes, provider, name)
-            choice = choose(name, best, build, proof, provider)
+            provider, provider_seconds = _fastest_provider(folded[0], probes, opening)
+            best = _fastest(folded, probes, provider, opening)
+            choice = choose(
+                opening.name,
+                best,
+                build,
+                proof,
+                lambda model, optimisation: opening.open(in_memory(model), provider, optimisation),
+            )
             with closing(choice.session):
                 return _found_out(choice, probes.probes, reference, provider_seconds)
 
@@ -129,13 +135,14 @@ def _probes(samples: Path | None, session: Session) -> ProbeSet:
 
 
 def _fastest_provider(
-    candidate: Candidate, probes: ProbeSet, requested: ProviderChoice, name: str
+    candidate: Candidate, probes: ProbeSet, opening: Opening
 ) -> tuple[ProviderChoice, dict[Provider, float]]:
     """CUDA where it was asked for, or where it works and the CPU is not faster: small models are, there."""
+    requested = opening.settings.provider
     if requested is not ProviderChoice.AUTO or resolve_provider(requested) is Provider.CPU:
         return requested, {}
     choices = (ProviderChoice.CUDA, ProviderChoice.CPU)
-    seconds = _seconds([candidate], choices, probes, name)
+    seconds = _seconds([candidate], choices, probes, opening)
     if not seconds:
         return ProviderChoice.CUDA, {}
     return choices[fastest(seconds)], {
@@ -143,17 +150,19 @@ def _fastest_provider(
     }
 
 
-def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderChoice, name: str) -> Candidate:
+def _fastest(
+    folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderChoice, opening: Opening
+) -> Candidate:
     """The candidate to prefer; mostly there is but one, nothing to measure."""
     if len(folded) == 1:
         return folded[0]
-    seconds = _seconds(folded, [provider], probes, name)
+    seconds = _seconds(folded, [provider], probes, opening)
     if not seconds:
         return folded[0]
     best = folded[fastest(seconds)]
     log.info(
         "fold tiers measured",
-        model=name,
+        model=opening.name,
         milliseconds={
             str(one.form.tier): round(spent * 1e3, 3) for one, spent in zip(folded, seconds, strict=True)
         },
@@ -163,14 +172,12 @@ def _fastest(folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderCh
 
 
 def _seconds(
-    candidates: Sequence[Candidate], providers: Sequence[ProviderChoice], probes: ProbeSet, name: str
+    candidates: Sequence[Candidate], providers: Sequence[ProviderChoice], probes: ProbeSet, opening: Opening
 ) -> list[float]:
     """What each candidate takes on each provider for the last probe; nothing if one of them refuses it."""
     with ExitStack() as sessions:
         loaded = [
-            sessions.enter_context(
-                closing(OnnxRuntimeSession(in_memory(candidate.model), provider=provider, name=name))
-            )
+            sessions.enter_context(closing(opening.open(in_memory(candidate.model), provider)))
             for candidate in candidates
             for provider in providers
         ]

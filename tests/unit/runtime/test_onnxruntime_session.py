@@ -15,12 +15,19 @@ from foldserve.errors import (
     ProviderUnavailable,
     UnsupportedModel,
 )
-from foldserve.runtime.onnxruntime_session import DTYPES, UNSOUND_OPTIMISERS, OnnxRuntimeSession
+from foldserve.runtime.cuda import cuda_options
+from foldserve.runtime.onnxruntime_session import (
+    DTYPES,
+    UNSOUND_OPTIMISERS,
+    OnnxRuntimeSession,
+    _run_bound,
+)
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Array, Session
 from foldserve.runtime.tensors import TensorSpec
-from foldserve.settings import ProviderChoice
+from foldserve.settings import CudnnSearch, ParityBudget, ProviderChoice
 from onnx import numpy_helper
+from running import EXAMPLE_MODELS
 
 TYPE_NAMES = {
     "tensor(bool)": "bool",
@@ -278,3 +285,17 @@ def test_threads_get_their_own_answers() -> None:
     for thread in threads:
         thread.join()
     assert results == dict.fromkeys(range(8), True)
+
+
+def test_bound_runs_answer_as_others_do() -> None:
+    """As on CUDA; the binding itself works everywhere."""
+    session = OnnxRuntimeSession(EXAMPLE_MODELS / "digits" / "1" / "model.onnx", provider=ProviderChoice.CPU)
+    images = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)[:, :, ::-1]
+    (bound,) = _run_bound(session._session, ["logits"], {"images": images})
+    np.testing.assert_array_equal(bound, session.run({"images": images})[0])
+
+
+@pytest.mark.parametrize(("relative_l2", "tf32"), [(1e-5, "0"), (1.9e-3, "0"), (2e-3, "1")])
+def test_tf32_only_within_the_budget(relative_l2: float, tf32: str) -> None:
+    options = cuda_options(ParityBudget(relative_l2=relative_l2), CudnnSearch.HEURISTIC)
+    assert options == {"use_tf32": tf32, "cudnn_conv_algo_search": "HEURISTIC"}

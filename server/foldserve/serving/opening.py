@@ -1,0 +1,42 @@
+"""How sessions of one model are opened: with its settings, and what the runtime may do to the graph."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from foldserve.runtime.cuda import cuda_options
+from foldserve.runtime.in_memory import InMemoryModel
+from foldserve.runtime.onnxruntime_session import UNSOUND_OPTIMISERS, OnnxRuntimeSession
+from foldserve.runtime.session import Session
+from foldserve.serving.ladder import Optimisation
+from foldserve.settings import ModelSettings, ProviderChoice
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Opens sessions of one model; ``name`` stands for it in errors."""
+
+    name: str
+    settings: ModelSettings
+
+    def open(
+        self,
+        source: Path | InMemoryModel,
+        provider: ProviderChoice,
+        optimisation: Optimisation = Optimisation.ALL,
+        intra_op_threads: int | None = None,
+    ) -> Session:
+        """A session; raises the exceptions under :class:`~foldserve.errors.LoadFailed`."""
+        return OnnxRuntimeSession(
+            source,
+            provider=provider,
+            cuda=cuda_options(self.settings.parity, self.settings.cudnn_search),
+            optimise=optimisation is not Optimisation.OFF,
+            disabled_optimisers=UNSOUND_OPTIMISERS if optimisation is Optimisation.SOUND else (),
+            intra_op_threads=intra_op_threads,
+            name=self.name,
+        )
+
+
+def in_words(optimisation: Optimisation) -> str:
+    """As metadata and log lines have it: with the names of what is left out."""
+    return f"without {', '.join(UNSOUND_OPTIMISERS)}" if optimisation is Optimisation.SOUND else optimisation
