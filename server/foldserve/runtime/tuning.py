@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
 from foldserve.runtime.session import Session
 from foldserve.settings import Objective
 
-BUDGET_S = 1.5
+BUDGET_S = 1.2
 """For all measurements of one model together, making sessions left out."""
 
 LONGEST_LOOK_S = 0.05
@@ -126,29 +127,45 @@ def measure(
     """
     candidates = list(candidates)
     for layout in candidates:
-        with (
-            closing(open_session(layout.threads)) as session,
-            ThreadPoolExecutor(layout.instances, "tuning") as pool,
-        ):
+        with closing(open_session(layout.threads)) as session:
             until = time.perf_counter() + BUDGET_S / len(candidates)
-            run(session, rows[0])  # the first one allocates
-            previous: Measurement | None = None
-            for size in rows:
-                expected = previous.seconds * size / previous.rows * (FEWEST_RUNS + 1) if previous else 0.0
-                if previous and time.perf_counter() + expected > until:
-                    break
-                looks = [pool.submit(_look, session, size, run) for _ in range(layout.instances)]
-                seconds = statistics.median(spent for look in looks for spent in look.result())
-                previous = Measurement(layout=layout, rows=size, seconds=seconds)
-                yield previous
+            yield from _measured(layout, rows, partial(run, session), until)
 
 
-def _look(session: Session, rows: int, run: Callable[[Session, int], object]) -> list[float]:
+def _measured(
+    layout: Layout, rows: Sequence[int], run: Callable[[int], object], until: float
+) -> Iterator[Measurement]:
+    with ThreadPoolExecutor(layout.instances, "tuning") as pool:
+
+        def measurement(size: int, fewest: int, longest_s: float) -> Measurement:
+            looks = [pool.submit(_look, run, size, fewest, longest_s) for _ in range(layout.instances)]
+            seconds = statistics.median(spent for look in looks for spent in look.result())
+            return Measurement(layout=layout, rows=size, seconds=seconds)
+
+        # The first run allocates; of a model so slow that there is no time for another, it has to do.
+        last = measurement(rows[0], 1, 0.0)
+        if not _is_time(last, rows[0], until):
+            yield last
+            return
+        for size in rows:
+            if size > rows[0] and not _is_time(last, size, until):
+                return
+            last = measurement(size, FEWEST_RUNS, LONGEST_LOOK_S)
+            yield last
+
+
+def _is_time(last: Measurement, rows: int, until: float) -> bool:
+    """Whether batches of so many rows can be measured by then, if rows take what they took last."""
+    expected = last.seconds / last.rows * rows * FEWEST_RUNS
+    return time.perf_counter() + expected <= until
+
+
+def _look(run: Callable[[int], object], rows: int, fewest: int, longest_s: float) -> list[float]:
     """Durations of runs, for a while; every instance has its own look at the same time."""
     spent: list[float] = []
-    until = time.perf_counter() + LONGEST_LOOK_S
-    while len(spent) < FEWEST_RUNS or time.perf_counter() < until:
+    until = time.perf_counter() + longest_s
+    while len(spent) < fewest or time.perf_counter() < until:
         started = time.perf_counter()
-        run(session, rows)
+        run(rows)
         spent.append(time.perf_counter() - started)
     return spent

@@ -120,3 +120,15 @@ def test_batches_that_would_take_too_long_are_left_out() -> None:
     found = list(measure(layouts(1), [1, 2, 64], _digits, run))
     assert [one.rows for one in found] == [1, 2]
     assert 64 not in waits
+
+
+def test_a_model_too_slow_to_measure_twice_is_run_once_in_each_layout() -> None:
+    runs: list[int] = []
+
+    def run(session: Session, rows: int) -> None:
+        runs.append(rows)
+        threading.Event().wait(BUDGET_S / 2)
+
+    found = list(measure(layouts(1), [1, 2], _digits, run))
+    assert [one.rows for one in found] == [1]
+    assert runs == [1]
