@@ -6,7 +6,9 @@
 its place in one step, so two processes may make the same one; an incomplete or damaged one is found out.
 """
 
+import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -40,7 +42,11 @@ def read_entry(folder: Path, kind: type[Record]) -> Record | None:
     except (OSError, ValidationError):
         return None
     record: Record = entry.record
-    return record if whole and entry.sha256.get(ENTRY) == _sha256_of_record(record) else None
+    if not whole or entry.sha256.get(ENTRY) != _sha256_of_record(record):
+        return None
+    with contextlib.suppress(OSError):  # a cache may be read-only
+        os.utime(folder / ENTRY)
+    return record
 
 
 def write_entry(folder: Path, make: Callable[[Path], Record]) -> Record:
@@ -60,6 +66,19 @@ def write_entry(folder: Path, make: Callable[[Path], Record]) -> Record:
     return record
 
 
+def prune(cache: Path, most_bytes: int) -> None:
+    """Remove the entries below ``cache`` that were used longest ago, until the others fit in ``most_bytes``.
+
+    The entry used last always stays. Files that a process has open or mapped live on for it.
+    """
+    entries = sorted(cache.glob(f"*/*/{ENTRY}"), key=_last_used, reverse=True)
+    total = 0
+    for index, entry in enumerate(entries):
+        total += sum(file.stat().st_size for file in entry.parent.iterdir())
+        if index and total > most_bytes:
+            shutil.rmtree(entry.parent, ignore_errors=True)
+
+
 def entry_key(content: Iterable[str], packages: Iterable[str] = ()) -> str:
     """The name of an entry: a hash of what it is made of, of foldserve's version and of ``packages``'."""
     made_by = [f"{package}={_version(package)}" for package in packages]
@@ -75,6 +94,10 @@ def sha256_of(file: Path) -> str:
 
 def _sha256_of_record(record: BaseModel) -> str:
     return hashlib.sha256(record.model_dump_json().encode()).hexdigest()
+
+
+def _last_used(entry: Path) -> float:
+    return entry.stat().st_mtime
 
 
 def _version(package: str) -> str:

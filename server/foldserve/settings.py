@@ -258,7 +258,10 @@ class ServerSettings(ModelDefaults):
     """Most address space that a ``.pt2`` import may take, in bytes."""
 
     cache_dir: Path = Path("~/.cache/foldserve")
-    """Folder where imported models are kept, by content, for the next start."""
+    """Folder where imported and folded models are kept, by content, for the next start."""
+
+    cache_max_bytes: int = Field(default=50 * 1024**3, ge=0)
+    """Most that the cache may hold, in bytes; what was used longest ago goes first."""
 
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """Longest that requests in flight may take to finish at shutdown, in seconds."""

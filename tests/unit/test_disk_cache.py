@@ -1,9 +1,10 @@
 """Entries of the cache: whole, or not there."""
 
+import os
 from pathlib import Path
 
 import pytest
-from foldserve.disk_cache import ENTRY, entry_key, read_entry, write_entry
+from foldserve.disk_cache import ENTRY, entry_key, prune, read_entry, write_entry
 from pydantic import BaseModel, ConfigDict
 
 
@@ -81,3 +82,16 @@ def test_keys_tell_contents_and_versions_apart() -> None:
     }
     assert len(keys) == 4
     assert entry_key(["ab"]) == entry_key(["ab"])
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d"]
+    for age, name in enumerate(names):
+        write_entry(tmp_path / "models" / name, _make)
+        os.utime(tmp_path / "models" / name / ENTRY, (age, age))
+    assert read_entry(tmp_path / "models" / "a", Record) is not None  # used just now
+    size = sum(file.stat().st_size for file in (tmp_path / "models" / "a").iterdir())
+    prune(tmp_path, 2 * size)
+    assert sorted(child.name for child in (tmp_path / "models").iterdir()) == ["a", "d"]
+    prune(tmp_path, 0)
+    assert [child.name for child in (tmp_path / "models").iterdir()] == ["a"]

@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from foldserve.disk_cache import read_entry, write_entry
+from foldserve.disk_cache import prune, read_entry, write_entry
 from foldserve.errors import InvalidModel
 from foldserve.observability.logging import get_logger
 from foldserve.runtime.memory import return_freed_memory
@@ -98,6 +98,7 @@ class _Loading:
             folder = self._cache / "models" / self._key
             try:
                 artefact = write_entry(folder, lambda into: write_artefact(made, into))
+                prune(self._cache, self._server.cache_max_bytes)
             except OSError as error:
                 log.warning("the cache cannot be written: preparing again at each start", reason=str(error))
                 folder = self._scratch / "model"
