@@ -2,20 +2,49 @@
 
 import logging
 import sys
+from dataclasses import dataclass
 from typing import cast
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from foldserve.settings import LogFormat, LogLevel
 
 
+@dataclass(frozen=True)
+class LogSettings:
+    """Which log lines are written, and how."""
+
+    format: LogFormat
+    levels: frozenset[LogLevel]
+
+
+_settings = LogSettings(LogFormat.AUTO, frozenset(LogLevel))
+
+
+def log_settings() -> LogSettings:
+    """What holds for this process."""
+    return _settings
+
+
 def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
     """Set format and least level of every log line of this process."""
-    for_people = log_format is LogFormat.CONSOLE or (log_format is LogFormat.AUTO and sys.stderr.isatty())
+    ascending = list(LogLevel)
+    apply_log_settings(LogSettings(log_format, frozenset(ascending[ascending.index(level) :])))
+
+
+def apply_log_settings(settings: LogSettings) -> None:
+    """Let exactly the lines of these levels be written from now on."""
+    global _settings  # noqa: PLW0603  # structlog's configuration is the process's, too
+    _settings = settings
+    automatic = settings.format is LogFormat.AUTO and sys.stderr.isatty()
+    for_people = settings.format is LogFormat.CONSOLE or automatic
+    numbers = logging.getLevelNamesMapping()
+    least = min((numbers[level.upper()] for level in settings.levels), default=logging.CRITICAL)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        _drop_other_levels,
         structlog.processors.TimeStamper(fmt="iso", utc=not for_people),
     ]
     rendering: list[Processor] = (
@@ -29,11 +58,17 @@ def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
     )
     structlog.configure(
         processors=[*shared, *rendering],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
         # Standard error as it is when a line is written: whoever redirects it later gets the lines, too.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _drop_other_levels(_logger: object, _method: str, event: EventDict) -> EventDict:
+    if event["level"] not in _settings.levels and event["level"] in set(LogLevel):
+        raise structlog.DropEvent
+    return event
 
 
 def get_logger() -> FilteringBoundLogger:

@@ -14,15 +14,31 @@ from foldserve.serving.facts import summary
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.triton_config import PLATFORM
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "schedule_policy",
+    "statistics",
+)
+"""Of the protocol's extensions, those that always work."""
+
+INFERENCE = ("ModelInfer", "ModelStreamInfer")
+"""The methods whose failures a model's statistics count."""
+
+WITH_SHARED_MEMORY = "system_shared_memory"
+"""The one that works where it is switched on."""
 
 
 class MetadataMethods(service.GRPCInferenceServiceServicer):
     """The methods that tell and change nothing."""
 
-    def __init__(self, manager: ModelManager, requests: RequestCollector) -> None:
+    def __init__(self, manager: ModelManager, requests: RequestCollector, *, shared_memory: bool) -> None:
         self._manager = manager
         self._requests = requests
+        self._extensions = (*EXTENSIONS, WITH_SHARED_MEMORY) if shared_memory else EXTENSIONS
 
     def ServerLive(
         self, request: pb.ServerLiveRequest, context: grpc.ServicerContext
@@ -46,7 +62,7 @@ class MetadataMethods(service.GRPCInferenceServiceServicer):
         self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ServerMetadataResponse:
         """Name, version and the protocol extensions that work."""
-        return pb.ServerMetadataResponse(name="foldserve", version=__version__, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name="foldserve", version=__version__, extensions=self._extensions)
 
     def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
@@ -82,6 +98,7 @@ class MetadataMethods(service.GRPCInferenceServiceServicer):
             ready = [str(version) for version in self._manager.versions(name)]
             for version in [request.version] if request.version else ready or [""]:
                 servable = self._manager.servable(name, version)
-                requests = self._requests.requests(*servable.metrics.labels, "ModelInfer")
+                labels = servable.metrics.labels
+                requests = [self._requests.requests(*labels, method) for method in INFERENCE]
                 response.model_stats.append(model_statistics(servable.metrics, requests))
         return response

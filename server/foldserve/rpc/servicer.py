@@ -5,6 +5,8 @@ from foldserve.rpc.inference import InferenceMethods
 from foldserve.rpc.metadata import MetadataMethods
 from foldserve.rpc.outcome import Outcomes
 from foldserve.rpc.repository import RepositoryMethods
+from foldserve.rpc.settings_control import SettingsMethods
+from foldserve.rpc.shared_memory import SharedMemoryMethods
 from foldserve.rpc.stream import StreamMethods
 from foldserve.serving.data_plane import DataPlane
 from foldserve.serving.manager import ModelManager
@@ -13,7 +15,14 @@ from foldserve.serving.shared_memory import SharedMemory
 from foldserve.settings import ServerSettings
 
 
-class InferenceServicer(InferenceMethods, StreamMethods, MetadataMethods, RepositoryMethods):
+class InferenceServicer(
+    InferenceMethods,
+    StreamMethods,
+    MetadataMethods,
+    RepositoryMethods,
+    SharedMemoryMethods,
+    SettingsMethods,
+):
     """Every method of the service; one that no part offers is answered UNIMPLEMENTED."""
 
     def __init__(
@@ -33,5 +42,6 @@ class InferenceServicer(InferenceMethods, StreamMethods, MetadataMethods, Reposi
             max_streams=settings.max_streams,
             max_requests=settings.max_stream_requests,
         )
-        MetadataMethods.__init__(self, manager, requests)
+        MetadataMethods.__init__(self, manager, requests, shared_memory=shared_memory.enabled)
+        SharedMemoryMethods.__init__(self, shared_memory)
         RepositoryMethods.__init__(self, controller)

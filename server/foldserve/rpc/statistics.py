@@ -5,15 +5,18 @@ refusal. A request of 8 rows that shared a run with one of 4 makes inference_cou
 success.count 2, and one batch_stats entry of batch_size 12. Durations are in nanoseconds.
 """
 
+from collections.abc import Iterable
+
 from foldserve_proto import grpc_service_pb2 as pb
 
 from foldserve.observability.inference import Durations, InferenceMetrics, RequestMetrics
 
 
-def model_statistics(inference: InferenceMetrics, requests: RequestMetrics) -> pb.ModelStatistics:
-    """The statistics of one model version; ``requests`` are its ModelInfer calls."""
+def model_statistics(inference: InferenceMetrics, requests: Iterable[RequestMetrics]) -> pb.ModelStatistics:
+    """The statistics of one model version; ``requests`` are its inferences by method."""
     model, version = inference.labels
-    with inference.lock, requests.lock:
+    fail = _failures(requests)
+    with inference.lock:
         stages = (inference.queue, inference.compute_input, inference.compute_infer, inference.compute_output)
         statistics = pb.ModelStatistics(
             name=model,
@@ -23,7 +26,7 @@ def model_statistics(inference: InferenceMetrics, requests: RequestMetrics) -> p
             execution_count=inference.executions,
             inference_stats=pb.InferStatistics(
                 success=_duration(inference.queue.count, sum(stage.sum for stage in stages)),
-                fail=_duration(requests.failed, requests.failed_s),
+                fail=fail,
                 queue=_stage(inference.queue),
                 compute_input=_stage(inference.compute_input),
                 compute_infer=_stage(inference.compute_infer),
@@ -38,6 +41,14 @@ def model_statistics(inference: InferenceMetrics, requests: RequestMetrics) -> p
                 compute_output=_duration(batch.count, batch.compute_output),
             )
     return statistics
+
+
+def _failures(requests: Iterable[RequestMetrics]) -> pb.StatisticDuration:
+    count, seconds = 0, 0.0
+    for method in requests:
+        with method.lock:
+            count, seconds = count + method.failed, seconds + method.failed_s
+    return _duration(count, seconds)
 
 
 def _stage(durations: Durations) -> pb.StatisticDuration:

@@ -22,7 +22,7 @@ OBJECTS = Path("/dev/shm")
 
 KEY = re.compile(r"/?(?!\.{1,2}$)[^/\0]{1,255}")
 MOST_REGIONS = 256
-"""Each region holds a file descriptor and a mapping."""
+"""Each region holds two file descriptors (a mapping has its own) and a mapping."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class SharedMemory:
     """The regions that are registered."""
 
     def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
+        self.enabled = enabled
         self._regions: dict[str, Region] = {}
         self._lock = threading.Lock()
 
@@ -98,7 +98,7 @@ class SharedMemory:
         Raises :class:`InvalidRequest`, :class:`AlreadyRegistered`, :class:`LimitReached`, and
         :class:`NotSupported` where the setting is off.
         """
-        if not self._enabled:
+        if not self.enabled:
             raise NotSupported(
                 "system shared memory is switched off on this server; start it with --shared-memory "
                 "if you trust every caller that can reach it"
