@@ -1,5 +1,6 @@
 """From a version folder to a servable: opened from the cache or prepared, tuned, warm."""
 
+import contextlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -98,11 +99,12 @@ class _Loading:
             folder = self._cache / "models" / self._key
             try:
                 artefact = write_entry(folder, lambda into: write_artefact(made, into))
-                prune(self._cache, self._server.cache_max_bytes)
             except OSError as error:
                 log.warning("the cache cannot be written: preparing again at each start", reason=str(error))
                 folder = self._scratch / "model"
                 artefact = write_entry(folder, lambda into: write_artefact(made, into))
+        with contextlib.suppress(OSError):  # another server may be pruning the same cache
+            prune(self._cache, self._server.cache_max_bytes)
         loaded = self._opened(artefact, folder, from_cache=False)
         if loaded is None:
             raise InvalidModel(
