@@ -5,8 +5,11 @@ from pathlib import Path
 
 from foldserve.cli_options import leaves
 from foldserve.observability.metrics import Metrics
-from foldserve.settings import ServerSettings
+from foldserve.serving.triton_fields import FIELDS, Fate
+from foldserve.settings import ModelDefaults, ModelSettings, ServerSettings
 from prometheus_client import Metric
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 STANDARD_PREFIXES = ("process_", "python_")
@@ -19,6 +22,34 @@ def settings_table() -> str:
         default = "required" if field.is_required() else f"`{field.default}`"
         meaning = (field.description or "").replace("|", "\\|")
         rows.append(f"| `--{name.replace('_', '-')}` | `FOLDSERVE_{name.upper()}` | {default} | {meaning} |")
+    return "\n".join(rows)
+
+
+def model_settings_table() -> str:
+    """One row per setting that a model has beside those of the server."""
+    rows = ["| setting | meaning |", "|---|---|"]
+    for name, field in dotted(ModelSettings):
+        if name.partition(".")[0] not in ModelDefaults.model_fields:
+            rows.append(f"| `{name}` | {field.description} |")
+    return "\n".join(rows)
+
+
+def dotted(settings: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting of a model as ``foldserve.yaml`` nests it."""
+    for name, field in settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from dotted(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def triton_fields_table() -> str:
+    """One row per field of ``config.pbtxt`` that is honoured; the others by their fates."""
+    rows = ["| field | becomes |", "|---|---|"]
+    rows += [f"| `{path}` | {one.note} |" for path, one in FIELDS.items() if one.fate is Fate.HONOURED]
+    for fate, text in ((Fate.NO_EFFECT, "no effect, named in a warning"), (Fate.REFUSED, "refused")):
+        names = ", ".join(f"`{path}`" for path, one in FIELDS.items() if one.fate is fate)
+        rows.append(f"| {names} | {text} |")
     return "\n".join(rows)
 
 
@@ -46,8 +77,13 @@ def own_metrics() -> Iterator[tuple[Metric, tuple[str, ...]]]:
 
 
 def with_tables(text: str) -> str:
-    """The README with both tables as they should be."""
-    for name, table in (("settings", settings_table()), ("metrics", metrics_table())):
+    """The README with its tables as they should be."""
+    for name, table in (
+        ("model-settings", model_settings_table()),
+        ("config.pbtxt", triton_fields_table()),
+        ("settings", settings_table()),
+        ("metrics", metrics_table()),
+    ):
         before, rest = text.split(f"<!-- {name}:begin -->\n")
         _, after = rest.split(f"<!-- {name}:end -->")
         text = f"{before}<!-- {name}:begin -->\n{table}\n<!-- {name}:end -->{after}"
