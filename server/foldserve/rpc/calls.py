@@ -11,7 +11,7 @@ one of them serves ModelInfer from the pool, as it serves everything else.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -20,7 +20,10 @@ import grpc
 from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, without stubs
 
+from foldserve.observability.logging import get_logger
 from foldserve.rpc.outcome import Outcome
+
+log = get_logger()
 
 Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
@@ -89,7 +92,7 @@ def wait_for(start: Callable[[Callable[[Any], None]], None]) -> Any:
 class CallExecutor(ThreadPoolExecutor):
     """The pool for a gRPC server, which gives deferred methods no thread of its own."""
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a call; gRPC submits its own function, with the call, its state and the method."""
         if HAS_PARTS and len(args) == 7 and args[0] is _server._unary_response_in_pool:
             _, event, state, method, _, deserializer, serializer = args
@@ -98,39 +101,70 @@ class CallExecutor(ThreadPoolExecutor):
         return super().submit(fn, *args, **kwargs)
 
 
-def _begin(
-    event: Any, state: Any, method: DeferredMethod, deserializer: Any, serializer: Any
-) -> "Future[Any]":
-    """Receive the message, begin the method with it, send what it answers; done when it has."""
-    finished: Future[Any] = Future()
+class _Finish:
+    """As much of a future as gRPC wants: to be told that a call is over, so that it counts calls.
+
+    A whole one costs as much as parsing a request. The thread that begins a call adds the callback before it
+    reads the message, so there is no race with whoever answers.
+    """
+
+    def __init__(self) -> None:
+        self._reached = False
+        self._callback: Callable[[Any], None] | None = None
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        if self._reached:
+            callback(self)
+        else:
+            self._callback = callback
+
+    def reached(self) -> None:
+        self._reached = True
+        if self._callback is not None:
+            self._callback(self)
+
+
+def _begin(event: Any, state: Any, method: DeferredMethod, deserializer: Any, serializer: Any) -> "_Finish":
+    """Receive the message, begin the method with it, send what it answers; finished when it has."""
+    finish = _Finish()
     context = _server._Context(event, state, deserializer)
     take_message = _server._receive_message(state, event.call, deserializer)
 
     def answer(outcome: Outcome) -> None:
-        content = None
-        if outcome.response is None:
-            outcome.tell(context)
-        else:
-            content = serializer(outcome.response)
-        _server._status(event, state, content)
-        finished.set_result(None)
+        try:
+            content = None
+            if outcome.response is None:
+                outcome.tell(context)
+            else:
+                content = serializer(outcome.response)
+            _server._status(event, state, content)
+        except Exception:
+            fail()
+        finish.reached()
 
     def received(message_event: Any) -> Any:
         ended = take_message(message_event)
         request, state.request = state.request, None
-        if request is not None:
-            method.begin(request, context, answer)
-            return ended
+        try:
+            if request is None:
+                refuse_emptiness()
+            else:
+                method.begin(request, context, answer)
+        except Exception:
+            fail()
+            finish.reached()
+        return ended
+
+    def refuse_emptiness() -> None:
         with state.condition:
             if _server._is_rpc_state_active(state):
-                _server._abort(
-                    state,
-                    event.call,
-                    cygrpc.StatusCode.unimplemented,
-                    b"a unary call has one message",
-                )
-        finished.set_result(None)
-        return ended
+                _server._abort(state, event.call, cygrpc.StatusCode.unimplemented, b"a message is missing")
+        finish.reached()
+
+    def fail() -> None:
+        """End the call: whoever called this one serves others too, and could do no more about it."""
+        log.exception("a call could not be answered")
+        context.cancel()
 
     with state.condition:
         if _server._is_rpc_state_active(state):
@@ -138,5 +172,5 @@ def _begin(
             event.call.start_server_batch(operations, received)
             state.due.add(_server._RECEIVE_MESSAGE_TOKEN)
         else:
-            finished.set_result(None)
-    return finished
+            finish.reached()
+    return finish

@@ -7,6 +7,7 @@ contents is answered with typed contents, unless an output has a type that exist
 import math
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 from foldserve_proto import grpc_service_pb2 as pb
@@ -82,7 +83,7 @@ def slot(parameters: Parameters, shared_memory: SharedMemory) -> Slot | None:
 
 def requested_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
     """Names of the outputs that a request asks for; empty for all."""
-    return tuple(output.name for output in request.outputs)
+    return tuple([output.name for output in request.outputs])
 
 
 def encode_outputs(
@@ -117,19 +118,24 @@ def wire_shape(spec: TensorSpec) -> list[int]:
 
 
 def _shape(tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
-    if len(tensor.shape) > MAX_DIMENSIONS:
-        raise InvalidRequest(
-            f"input '{tensor.name}': {len(tensor.shape)} dimensions; a tensor has {MAX_DIMENSIONS} at most"
-        )
-    shape = tuple(tensor.shape)
     if tensor.datatype not in DTYPES:
         raise InvalidRequest(
             f"input '{tensor.name}': unknown datatype '{tensor.datatype}'; "
             f"the protocol has {', '.join(DTYPES)}"
         )
-    if any(dim < 0 for dim in shape) or math.prod(max(dim, 1) for dim in shape) > MAX_ELEMENTS:
+    if len(tensor.shape) > MAX_DIMENSIONS:
+        raise InvalidRequest(
+            f"input '{tensor.name}': {len(tensor.shape)} dimensions; a tensor has {MAX_DIMENSIONS} at most"
+        )
+    shape = tuple(tensor.shape)
+    if not _is_shape(shape):
         raise InvalidRequest(f"input '{tensor.name}': shape {list(shape)} is not the shape of a tensor")
     return shape
+
+
+@lru_cache(maxsize=1024)
+def _is_shape(dims: tuple[int, ...]) -> bool:
+    return all(dim >= 0 for dim in dims) and math.prod(max(dim, 1) for dim in dims) <= MAX_ELEMENTS
 
 
 def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | memoryview, count: int) -> Array:

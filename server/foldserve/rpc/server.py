@@ -11,9 +11,9 @@ from grpc_reflection.v1alpha import reflection
 from foldserve.errors import ConfigurationError
 from foldserve.observability.metrics import Metrics
 from foldserve.rpc.calls import CallExecutor
+from foldserve.rpc.counted import counted
 from foldserve.rpc.fold import FoldServicer
 from foldserve.rpc.health import Health
-from foldserve.rpc.interceptor import OutcomeInterceptor
 from foldserve.rpc.outcome import Outcomes
 from foldserve.rpc.reflection import reflection_pool
 from foldserve.rpc.servicer import InferenceServicer
@@ -46,7 +46,6 @@ class GrpcServer:
             CallExecutor(settings.grpc_workers + settings.max_streams, "rpc"),
             # One more than there are threads would wait unseen, without a deadline.
             maximum_concurrent_rpcs=settings.grpc_workers + settings.max_streams + RESERVED_FOR_WATCHES,
-            interceptors=[OutcomeInterceptor(outcomes)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -54,8 +53,12 @@ class GrpcServer:
             ],
         )
         self._inference = InferenceServicer(settings, manager, controller, metrics.requests, outcomes)
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, self._server)
-        fold_service_pb2_grpc.add_FoldServiceServicer_to_server(FoldServicer(manager), self._server)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            counted(self._inference, outcomes), self._server
+        )
+        fold_service_pb2_grpc.add_FoldServiceServicer_to_server(
+            counted(FoldServicer(manager), outcomes), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = (INFERENCE_SERVICE, FOLD_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(services, self._server, pool=reflection_pool())
