@@ -128,10 +128,3 @@ def test_readiness_of_models_that_exist_and_do_not(stub: GRPCInferenceServiceStu
     assert stub.ModelReady(pb.ModelReadyRequest(name="digits", version="1")).ready
     assert not stub.ModelReady(pb.ModelReadyRequest(name="digits", version="2")).ready
     assert not stub.ModelReady(pb.ModelReadyRequest(name="nobody")).ready
-
-
-def test_what_is_not_offered_says_so(stub: GRPCInferenceServiceStub) -> None:
-    with pytest.raises(grpc.RpcError) as failure:
-        stub.TraceSetting(pb.TraceSettingRequest())
-    assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert failure.value.details() == "TraceSetting is not offered by this server"
