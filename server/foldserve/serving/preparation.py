@@ -29,9 +29,6 @@ from foldserve.settings import ProviderChoice
 
 log = get_logger()
 
-SYNTHETIC_ROWS = 2
-"""Enough to see that rows keep apart; each more would cost a run of the unoptimised original."""
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -131,7 +128,7 @@ def _tier(form: FoldResult) -> int:
 def _probes(samples: Path | None, session: Session) -> ProbeSet:
     if samples is not None:
         return load_samples(samples, session.inputs)
-    return synthetic_probes(session, largest_batch=SYNTHETIC_ROWS)
+    return synthetic_probes(session)
 
 
 def _fastest_provider(
