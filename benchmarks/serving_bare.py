@@ -28,19 +28,11 @@ class Bare:
     """Threads within each run."""
 
     batch: int
-    images: int
-    seconds: float
-    cpu_s: float
+    rate: float
+    """Images per second, of all loops together."""
 
-    @property
-    def rate(self) -> float:
-        """Images per second."""
-        return self.images / self.seconds
-
-    @property
-    def cpu_ms(self) -> float:
-        """Processor time per image, in milliseconds."""
-        return 1e3 * self.cpu_s / self.images
+    cpu_ms: float
+    """Processor time per image, in milliseconds."""
 
 
 def bare(
@@ -75,23 +67,26 @@ def measure(model: str, instances: int, threads: int, batch: int, seconds: float
     ]
     (spec,) = sessions[0].get_inputs()
     feed = {spec.name: np.random.default_rng(0).standard_normal((batch, *spec.shape[1:]), np.float32)}
-    runs = [0] * instances
+    images = [0] * instances
+    rates = [0.0] * instances
     for session in sessions:
         session.run(None, feed)
 
-    def loop(number: int, until: float) -> None:
-        while time.perf_counter() < until:
+    def loop(number: int) -> None:
+        started = time.perf_counter()
+        while (now := time.perf_counter()) < started + seconds:
             sessions[number].run(None, feed)
-            runs[number] += 1
+            images[number] += batch
+        rates[number] = images[number] / (now - started)
 
-    started, cpu = time.perf_counter(), time.process_time()
-    loops = [threading.Thread(target=loop, args=(n, started + seconds)) for n in range(instances)]
+    cpu_s = time.process_time()
+    loops = [threading.Thread(target=loop, args=(number,)) for number in range(instances)]
     for thread in loops:
         thread.start()
     for thread in loops:
         thread.join()
-    took, spent = time.perf_counter() - started, time.process_time() - cpu
-    return Bare(instances, threads, batch, sum(runs) * batch, took, spent)
+    cpu_s = time.process_time() - cpu_s
+    return Bare(instances, threads, batch, sum(rates), 1e3 * cpu_s / sum(images))
 
 
 if __name__ == "__main__":

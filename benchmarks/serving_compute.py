@@ -11,6 +11,7 @@ from typing import Any
 from serving_bare import Bare, bare, settings
 from serving_harness import (
     ALL_CORES,
+    OURS,
     Recipe,
     foldserve,
     handwritten,
@@ -71,19 +72,22 @@ def beside_limit(model: Model, rounds: int, seconds: float, search_s: float) -> 
                 batches.append(batch)
         rates = {name: round(own[-1].steady_rate, 1) for name, own in loads.items()}
         say(f"{model.name}, round {number + 1}: bare {again.rate:.1f} images/s, {rates}")
-    in_process = median(one.rate for one in bares)
-    in_process_ms = median(one.cpu_ms for one in bares)
-    served = {name: median(load.steady_rate for load in own) for name, own in loads.items()}
     return {
         "cores": len(ALL_CORES),
         "callers": CALLERS,
         "bare": {"instances": best.instances, "threads": best.threads, "batch": best.batch},
-        "bare_images_per_s": in_process,
-        "served_images_per_s": served,
+        "bare_images_per_s": median(one.rate for one in bares),
+        "served_images_per_s": {
+            name: median(load.steady_rate for load in own) for name, own in loads.items()
+        },
         "mean_batch": median(batches),
-        "relative_to_bare": {name: rate / in_process for name, rate in served.items()},
+        "relative_to_bare": {
+            name: median(load.steady_rate / one.rate for load, one in zip(own, bares, strict=True))
+            for name, own in loads.items()
+        },
         "cpu_relative_to_bare": {
-            name: median(load.cpu_ms for load in own) / in_process_ms for name, own in loads.items()
+            name: median(load.cpu_ms / one.cpu_ms for load, one in zip(own, bares, strict=True))
+            for name, own in loads.items()
         },
     }
 
@@ -94,7 +98,7 @@ def _served(recipe: Recipe, model: Model, seconds: float) -> tuple[Load, float |
     with running([recipe], ALL_CORES) as (server,):
         response = server.answer(request)
         load = closed_loop(server, request, response, callers=CALLERS, seconds=seconds, cores=ALL_CORES)
-        return load, mean_batch(server) if recipe.name == "foldserve" else None
+        return load, mean_batch(server) if recipe.name == OURS else None
 
 
 def main() -> None:
@@ -108,7 +112,7 @@ def main() -> None:
         model.name: beside_limit(model, given.rounds, given.seconds, given.search_seconds)
         for model in (MOBILENET, RESNET)
     }
-    write_result("serving_compute", result)
+    write_result("serving_compute", {"models": result})
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ RESULTS = HERE / "results"
 PYTHON = sys.executable
 FOLDSERVE = Path(PYTHON).with_name("foldserve")
 START_S = 120.0
+QUIET_CORES = 0.05
+"""A machine on which other processes use no more than this is quiet."""
+
 STOP_S = 30.0
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -34,6 +37,9 @@ ALL_CORES = frozenset(os.sched_getaffinity(0))
 SERVER_CORE = frozenset([min(ALL_CORES)])
 LOAD_CORES = ALL_CORES - SERVER_CORE or ALL_CORES
 """The server has one core to itself, whoever calls it has the others."""
+
+OURS, HANDWRITTEN, SYNC_ECHO = "foldserve", "hand-written", "echo, sync"
+"""Names of the servers."""
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -59,13 +65,13 @@ def foldserve_of(repository: Path, *options: str, cache: Path = BUILD / "cache")
     """Our server of a repository."""
     where = ("--host", "127.0.0.1", "--grpc-port", "{port}", "--http-port", "{http}")
     what = ("--repository", str(repository), "--cache-dir", str(cache), "--log-format", "json")
-    return Recipe("foldserve", (str(FOLDSERVE), "serve", *where, *what, *options))
+    return Recipe(OURS, (str(FOLDSERVE), "serve", *where, *what, *options))
 
 
 def handwritten(model: Model, threads: int) -> Recipe:
     """The server that people write by hand."""
     script = str(HERE / "serving_handwritten.py")
-    return Recipe("handwritten", (PYTHON, script, "{port}", str(model.file), str(threads)))
+    return Recipe(HANDWRITTEN, (PYTHON, script, "{port}", str(model.file), str(threads)))
 
 
 def echo(kind: str, model: Model) -> Recipe:
@@ -234,16 +240,39 @@ def cpu_list(cores: Collection[int]) -> str:
     return ",".join(map(str, sorted(cores)))
 
 
+def others_cores() -> float:
+    """How many cores other processes kept busy, on average since this one started.
+
+    To be called when all servers have ended. What the others take is missing from what is measured: a result
+    counts only where this is near 0.
+    """
+    busy_s, own_s = _busy_s(), sum(os.times()[:4])
+    return (busy_s - BUSY_AT_START_S - own_s) / (time.monotonic() - STARTED)
+
+
 def write_result(name: str, result: dict[str, Any]) -> None:
     """Keep a result, and show it."""
-    text = json.dumps(result, indent=1) + "\n"
+    others = others_cores()
+    text = json.dumps(result | {"others_cores": others}, indent=1) + "\n"
     say(text)
+    if others > QUIET_CORES:
+        say(f"Take this again on a quiet machine: other processes kept {others:.2f} cores busy.")
     (RESULTS / f"{name}.json").write_text(text)
 
 
 def say(text: str) -> None:
     """Tell whoever waits."""
     sys.stderr.write(text + "\n")
+
+
+def _busy_s() -> float:
+    """What all cores worked since the machine started, in seconds."""
+    total = Path("/proc/stat").read_text().splitlines()[0]
+    user, nice, system, _idle, _waiting, *interrupts = map(int, total.split()[1:9])
+    return sum((user, nice, system, *interrupts)) / TICKS
+
+
+BUSY_AT_START_S, STARTED = _busy_s(), time.monotonic()
 
 
 def _free_port() -> int:

@@ -33,7 +33,7 @@ PERCENTILES = (50, 99, 99.9)
 
 
 def at_part_load(server: Process, model: Model, seconds: float) -> dict[str, float]:
-    """Percentiles of the latency in milliseconds, and how late the generator itself was."""
+    """Percentiles of the latency in milliseconds, how late the generator itself was, and what failed."""
     request = model.request()
     response = server.answer(request)
     capacity = closed_loop(
@@ -47,8 +47,9 @@ def at_part_load(server: Process, model: Model, seconds: float) -> dict[str, flo
         connections=CONNECTIONS,
         cores=LOAD_CORES,
     )
-    latencies = [1e3 * outcome.latency_s for outcome in outcomes]
+    latencies = [1e3 * outcome.latency_s for outcome in outcomes if outcome.code == "OK"]
     row = {f"p{percent}_ms": float(np.percentile(latencies, percent)) for percent in PERCENTILES}
+    row["p99.9_relative_to_p50"] = row["p99.9_ms"] / row["p50_ms"]
     row["generator_late_p99_ms"] = 1e3 * float(np.percentile([outcome.late_s for outcome in outcomes], 99))
     row["not_ok"] = sum(outcome.code != "OK" for outcome in outcomes)
     return {"requests_per_s": LOAD * capacity} | row
@@ -76,8 +77,6 @@ def main() -> None:
     table: dict[str, Any] = {
         name: {key: median(row[key] for row in own) for key in own[0]} for name, own in rows.items()
     }
-    for row in table.values():
-        row["p99.9_relative_to_p50"] = row["p99.9_ms"] / row["p50_ms"]
     write_result("serving_latency", {"load": LOAD, "servers": table})
 
 

@@ -5,9 +5,10 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from foldserve_proto import grpc_service_pb2 as pb
@@ -129,6 +130,13 @@ def in_turns(
                     f"p50 {load.percentile_ms(50):.2f} ms"
                 )
     return loads
+
+
+def median_ratio(
+    loads: Sequence[Load], others: Sequence[Load], figure: Callable[[Load], float], less: float = 0.0
+) -> float:
+    """A figure of ``loads``, ``less`` taken off, relative to that of ``others``: median of the rounds."""
+    return median((figure(load) - less) / figure(other) for load, other in zip(loads, others, strict=True))
 
 
 def h2load(

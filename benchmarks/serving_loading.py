@@ -90,7 +90,7 @@ def main() -> None:
         "session_s": session,
         "cold_load_relative_to_session": result["resnet50"]["loading_s"] / session,
     }
-    write_result("serving_loading", result)
+    write_result("serving_loading", {"repositories": result})
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30)
     seconds = parser.parse_args().seconds
-    write_result("serving_overload", {model.name: overload(model, seconds) for model in CALLERS})
+    models = {model.name: overload(model, seconds) for model in CALLERS}
+    write_result("serving_overload", {"models": models})
 
 
 if __name__ == "__main__":

@@ -10,8 +10,11 @@ from typing import Any
 
 from serving_bare import bare
 from serving_harness import (
+    HANDWRITTEN,
     LOAD_CORES,
+    OURS,
     SERVER_CORE,
+    SYNC_ECHO,
     Process,
     echo,
     foldserve,
@@ -22,10 +25,8 @@ from serving_harness import (
     warn_of_escapes,
     write_result,
 )
-from serving_load import in_turns
+from serving_load import in_turns, median_ratio
 from serving_models import PATCHES, TINY, Model
-
-SYNC, ASYNCIO, HANDWRITTEN, OURS = "echo, sync", "echo, asyncio", "handwritten", "foldserve"
 
 
 def many_callers(
@@ -46,15 +47,17 @@ def many_callers(
     compute = bare(
         model.file, SERVER_CORE, instances=1, threads=1, batch=max(1, round(batch)), seconds=seconds
     )
-    ours, floor, baseline = table[OURS], table[SYNC], table[HANDWRITTEN]
+    ours, floor, baseline = loads[OURS], loads[SYNC_ECHO], loads[HANDWRITTEN]
     return {
         "callers": callers,
         "servers": table,
         "mean_batch": batch,
         "compute_ms": compute.cpu_ms,
-        "cpu_without_compute_relative_to_echo": (ours["cpu_ms"] - compute.cpu_ms) / floor["cpu_ms"],
-        "p50_relative_to_echo": ours["p50_ms"] / floor["p50_ms"],
-        "requests_relative_to_handwritten": ours["requests_per_s"] / baseline["requests_per_s"],
+        "cpu_without_compute_relative_to_echo": median_ratio(
+            ours, floor, lambda load: load.cpu_ms, less=compute.cpu_ms
+        ),
+        "p50_relative_to_echo": median_ratio(ours, floor, lambda load: load.percentile_ms(50)),
+        "requests_relative_to_handwritten": median_ratio(ours, baseline, lambda load: load.rate),
     }
 
 
