@@ -226,12 +226,15 @@ class ModelManager(ModelTable):
 
     def _forget_missing(self, model: Model) -> None:
         """Tell nothing more of versions that are out of service and whose folder is gone."""
-        model.versions = {
-            version: entry
+        gone = {
+            version
             for version, entry in model.versions.items()
-            if entry.lifecycle.state not in (State.UNLOADED, State.FAILED) or entry.source.folder.is_dir()
+            if entry.lifecycle.state in (State.UNLOADED, State.FAILED) and not entry.source.folder.is_dir()
         }
-        model.tried = {version: files for version, files in model.tried.items() if version in model.versions}
+        model.versions = {version: entry for version, entry in model.versions.items() if version not in gone}
+        for version in gone:
+            model.tried.pop(version, None)
+            self._metrics.ready.remove(model.name, str(version))
 
     def _publish(self, model: Model) -> None:
         """Let requests find exactly the versions of a model that are ready now."""

@@ -25,6 +25,8 @@ def read_settings(folder: ModelFolder, server: ServerSettings, override: str | N
     :class:`UnsupportedModel` for a model of another backend, :class:`InvalidRequest` for an unreadable
     ``override``.
     """
+    if folder.unreadable:
+        raise ConfigurationError(f"the model's folder cannot be read: {folder.unreadable}")
     own = _own_values(folder.folder / OWN_CONFIG)
     triton = folder.folder / TRITON_CONFIG
     if override is not None:

@@ -72,6 +72,9 @@ class ModelFolder:
     owner: object = field(default=None, compare=False, repr=False)
     """As of :class:`ModelVersion`."""
 
+    unreadable: str = ""
+    """Why there is no telling what the folder holds."""
+
     def version(self, version: int, file: str | None) -> ModelVersion:
         """One of the versions; ``file`` is the name of its model file, None for the usual ones."""
         return ModelVersion(self.name, version, self.folder / str(version), file, self.owner)
@@ -95,7 +98,7 @@ def scan(repositories: Iterable[Path]) -> Scan:
             )
         for folder in sorted(_folders(repository)):
             model = look_at(folder, repository)
-            if model.versions or (folder / TRITON_CONFIG).is_file() or (folder / OWN_CONFIG).is_file():
+            if model.versions or model.unreadable or _is_configured(folder):
                 models.setdefault(model.name, []).append(model)
     return models
 
@@ -121,9 +124,12 @@ def settled_changes(handled: Scan, previous: Scan, current: Scan) -> list[str]:
 
 def look_at(folder: Path, repository: Path, owner: object = None) -> ModelFolder:
     """What is in the folder of one model."""
-    versions = {
-        int(child.name): _identity(child) for child in _folders(folder) if VERSION.fullmatch(child.name)
-    }
+    try:
+        versions = {
+            int(child.name): _identity(child) for child in _folders(folder) if VERSION.fullmatch(child.name)
+        }
+    except OSError as error:
+        return ModelFolder(folder.name, repository, folder, frozenset(), {}, owner, unreadable=str(error))
     return ModelFolder(folder.name, repository, folder, _identity(folder, recursive=False), versions, owner)
 
 
@@ -135,6 +141,10 @@ def _of_a_kind_we_take(file: Path) -> Path:
             f"{file} is neither {' nor '.join(MODEL_SUFFIXES)}; export the model as one of them"
         )
     return file
+
+
+def _is_configured(folder: Path) -> bool:
+    return (folder / TRITON_CONFIG).is_file() or (folder / OWN_CONFIG).is_file()
 
 
 def _folders(parent: Path) -> Iterator[Path]:

@@ -326,18 +326,26 @@ def test_nothing_holds_a_servable_that_went_out_of_service(
         time.sleep(0.001)
 
 
+def _ready_series(managed: Managed) -> set[str]:
+    (metric,) = managed.metrics.ready.collect()
+    return {sample.labels["version"] for sample in metric.samples}
+
+
 def test_versions_that_are_gone_are_forgotten(managed: Managed) -> None:
     put(managed.repository, 1, plus(1))
     put(managed.repository, 2, plus(2)).write_bytes(b"garbage")
     with pytest.raises(LoadFailed):
         managed.update()
     shutil.rmtree(managed.repository / "plus" / "2")
+    assert _ready_series(managed) == {"2"}
     managed.update()
     assert managed.states() == {("plus", 1): State.READY}
+    assert _ready_series(managed) == {"1"}
     shutil.rmtree(managed.repository / "plus")
     managed.manager.unload("plus")
     _drained()
     assert managed.states() == {}
+    assert _ready_series(managed) == set()
     assert managed.manager.labels("plus", "1") == ("plus", "")
 
 
@@ -352,6 +360,16 @@ def test_the_files_of_an_upload_go_with_the_model(managed: Managed) -> None:
     _drained()
     assert not folder.exists()
     assert managed.states() == {}
+
+
+def test_nothing_is_left_of_an_upload_that_fails_but_the_reason(managed: Managed) -> None:
+    upload = written("plus", {"1/model.onnx": b"garbage"})
+    folder = upload.folder
+    with pytest.raises(LoadFailed, match="not a readable ONNX model"):
+        managed.manager.update(upload, override="{}")
+    del upload
+    assert not folder.exists()
+    assert managed.states() == {("plus", 1): State.FAILED}
 
 
 def test_a_stopping_server_loads_nothing_and_drains_everything(managed: Managed) -> None:

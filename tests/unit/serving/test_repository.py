@@ -1,10 +1,12 @@
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from foldserve.errors import ConfigurationError, UnsupportedModel
+from foldserve.serving.model_configuration import read_settings
 from foldserve.serving.repository import ModelVersion, find, scan, settled_changes
+from foldserve.settings import ServerSettings
 
 
 def _version(repository: Path, model: str, version: str, file: str = "model.onnx") -> Path:
@@ -33,6 +35,29 @@ def test_a_folder_with_a_configuration_is_a_model_even_without_versions(
     (tmp_path / "empty" / configuration).write_text("")
     ((empty,),) = scan([tmp_path]).values()
     assert (empty.name, dict(empty.versions)) == ("empty", {})
+
+
+def test_a_folder_that_cannot_be_read_is_a_model_of_which_nothing_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("digits", "secret"):
+        _version(tmp_path, name, "1")
+    iterdir = Path.iterdir
+
+    def forbidden(folder: Path) -> Iterator[Path]:  # whoever runs the tests may be allowed to read everything
+        if folder.name == "secret":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    found = scan([tmp_path])
+    assert set(found["digits"][0].versions) == {1}
+    assert (dict(found["secret"][0].versions), "Permission denied" in found["secret"][0].unreadable) == (
+        {},
+        True,
+    )
+    with pytest.raises(ConfigurationError, match=r"cannot be read: .*Permission denied"):
+        read_settings(found["secret"][0], ServerSettings(repository=(tmp_path,)))
 
 
 def test_a_missing_repository_is_named(tmp_path: Path) -> None:
