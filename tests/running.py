@@ -19,6 +19,9 @@ CACHE = tempfile.TemporaryDirectory(prefix="foldserve-tests-")
 TRITON_PYTHON = ROOT / ".venv-triton" / "bin" / "python"
 """Python with Triton's own client, made by ``make test``."""
 
+PERF_ANALYZER = ROOT / ".venv-perf" / "bin" / "perf_analyzer"
+"""Triton's load generator, fetched by ``make test``."""
+
 
 @contextmanager
 def serving(repository: Path, /, **settings: object) -> Iterator[Server]:

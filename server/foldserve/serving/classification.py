@@ -47,11 +47,10 @@ def read_labels(folder: Path, files: Mapping[str, str], outputs: Sequence[str]) 
 
 
 def _lines(folder: Path, name: str) -> list[str]:
-    file = (folder / name).resolve()
-    if not file.is_relative_to(folder.resolve()):
+    if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ConfigurationError(f"label file {name} is outside the model's folder {folder}; move it there")
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        return (folder / name).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"label file {name} in {folder} cannot be read: {error}") from None
 
