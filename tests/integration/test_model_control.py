@@ -287,8 +287,10 @@ def test_explicit_control_loads_what_is_asked_for(tmp_path: Path) -> None:
             load(stub, "nobody")
         with refused(grpc.StatusCode.NOT_FOUND, "no repository has a model 'nobody'"):
             unload(stub, "nobody")
-        with refused(grpc.StatusCode.INVALID_ARGUMENT, "no model name"):
-            load(stub, "../plus")
+        for name in ("../models/plus", "..", ".plus", "", "a/b"):
+            for method in (load, unload):
+                with refused(grpc.StatusCode.INVALID_ARGUMENT, "no model name"):
+                    method(stub, name)
 
 
 @pytest.mark.parametrize("names", [["plus"], ["*"]])

@@ -74,6 +74,8 @@ class ModelManager(ModelTable):
                 raise ModelNotReady("the server is stopping; nothing is loaded any more")
             try:
                 settings = read_settings(folder, self._settings, override)
+                if not folder.versions:
+                    self._unload_all(model)
                 aspired = aspired_versions(settings.versions, folder.versions)
             except FoldserveError as error:
                 self._refuse(model, str(error))
@@ -106,8 +108,7 @@ class ModelManager(ModelTable):
         model = self._model(name)
         with model.lock:
             model.failure = ""
-            for version in model.ready:
-                self._unload(model, version)
+            self._unload_all(model)
             self._forget_missing(model)
 
     @property
@@ -136,8 +137,7 @@ class ModelManager(ModelTable):
     def close(self, deadline: float) -> None:
         """Drain and close every servable; ``deadline`` for all together, in seconds of ``time.monotonic``."""
         for model in self._models.values():
-            for version in model.ready:
-                self._unload(model, version)
+            self._unload_all(model)
         for drain in list(self._drains):
             drain.join(max(0.0, deadline - time.monotonic()))
         for drain in list(self._drains):
@@ -195,6 +195,10 @@ class ModelManager(ModelTable):
             self._publish(model)
         publish(servable, self._metrics)
         self._tell_ready(model, servable.version)
+
+    def _unload_all(self, model: Model) -> None:
+        for version in model.ready:
+            self._unload(model, version)
 
     def _unload(self, model: Model, version: int) -> None:
         """Take a ready version out of service."""

@@ -17,7 +17,7 @@ from foldserve.settings import ModelControl, ServerSettings
 
 EVERY_MODEL = "*"
 
-PLAIN_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,127}")
+PLAIN_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,254}")
 """Names of models that can come in a request."""
 
 log = get_logger()
@@ -101,6 +101,7 @@ class ModelController:
     def unload(self, name: str) -> None:
         """Take a model out of service; raises :class:`ConfigurationError` and :class:`ModelNotFound`."""
         self._require_explicit()
+        _check_name(name)
         if not any(status.name == name for status in self._manager.statuses()):
             self._only(name, self._repositories)
         self._manager.unload(name)

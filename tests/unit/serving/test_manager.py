@@ -326,6 +326,19 @@ def test_nothing_holds_a_servable_that_went_out_of_service(
         time.sleep(0.001)
 
 
+def test_a_model_whose_versions_are_all_gone_serves_no_longer(managed: Managed) -> None:
+    put(managed.repository, 1, plus(1))
+    (managed.repository / "plus" / "foldserve.yaml").write_text("max_batch_size: 4")
+    managed.update()
+    shutil.rmtree(managed.repository / "plus" / "1")
+    with pytest.raises(ConfigurationError, match="no version folder"):
+        managed.update()
+    _drained()
+    assert not managed.manager.is_ready("plus", "")
+    with pytest.raises(LoadFailed, match="no version folder"):
+        managed.manager.servable("plus")
+
+
 def _ready_series(managed: Managed) -> set[str]:
     (metric,) = managed.metrics.ready.collect()
     return {sample.labels["version"] for sample in metric.samples}
