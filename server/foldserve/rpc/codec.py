@@ -56,19 +56,18 @@ def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) ->
     buffers = iter(raw)
     arrays: dict[str, Array] = {}
     for tensor, place in zip(request.inputs, slots, strict=True):
-        if tensor.name in arrays:
-            raise InvalidRequest(f"input '{tensor.name}' is given twice")
+        name = tensor.name
+        if name in arrays:
+            raise InvalidRequest(f"input '{name}' is given twice")
         if (raw or place) and tensor.HasField("contents"):
-            raise InvalidRequest(
-                f"input '{tensor.name}' has typed contents beside others; send one kind of them"
-            )
+            raise InvalidRequest(f"input '{name}' has typed contents beside others; send one kind of them")
         shape = _shape(tensor)
         count = math.prod(shape)
         if place is not None:
             flat = _from_raw(tensor, place.view(), count)
         else:
             flat = _from_raw(tensor, next(buffers), count) if raw else _from_typed(tensor, count)
-        arrays[tensor.name] = flat.reshape(shape)
+        arrays[name] = flat.reshape(shape)
     return arrays
 
 
@@ -123,11 +122,11 @@ def _shape(tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
             f"input '{tensor.name}': unknown datatype '{tensor.datatype}'; "
             f"the protocol has {', '.join(DTYPES)}"
         )
-    if len(tensor.shape) > MAX_DIMENSIONS:
-        raise InvalidRequest(
-            f"input '{tensor.name}': {len(tensor.shape)} dimensions; a tensor has {MAX_DIMENSIONS} at most"
-        )
     shape = tuple(tensor.shape)
+    if len(shape) > MAX_DIMENSIONS:
+        raise InvalidRequest(
+            f"input '{tensor.name}': {len(shape)} dimensions; a tensor has {MAX_DIMENSIONS} at most"
+        )
     if not _is_shape(shape):
         raise InvalidRequest(f"input '{tensor.name}': shape {list(shape)} is not the shape of a tensor")
     return shape
