@@ -4,6 +4,7 @@ import argparse
 import time
 from typing import Any
 
+import numpy as np
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 from serving_harness import ALL_CORES, START_S, foldserve, running, say, write_result
@@ -38,7 +39,7 @@ def cycles(model: Model, count: int) -> dict[str, Any]:
         "at_start_mb": at_start / 1e6,
         "loaded_mb": loaded,
         "unloaded_mb": unloaded,
-        "growth_mb_per_cycle": (unloaded[-1] - unloaded[half]) / (count - 1 - half),
+        "growth_mb_per_cycle": float(np.polyfit(range(count - half), unloaded[half:], 1)[0]),
     }
 
 
