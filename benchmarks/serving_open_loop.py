@@ -166,6 +166,8 @@ class _Connection:
 
     def _send(self) -> None:
         for _ in range(len(self._unsent)):
+            if not self._window:
+                return
             stream = self._unsent.popleft()
             one = self._streams.get(stream)
             if one is not None and not self._send_all(stream, one):
