@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from foldserve.cli_options import leaves
+from foldserve.configuration import leaves
 from foldserve.observability.metrics import Metrics
 from foldserve.serving.triton_fields import FIELDS, Fate
 from foldserve.settings import ModelDefaults, ModelSettings, ServerSettings
@@ -18,10 +18,10 @@ STANDARD_PREFIXES = ("process_", "python_")
 def settings_table() -> str:
     """One row per flag: its variable, default and meaning."""
     rows = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
-    for name, field in leaves(ServerSettings):
-        default = "required" if field.is_required() else f"`{field.default}`"
-        meaning = (field.description or "").replace("|", "\\|")
-        rows.append(f"| `--{name.replace('_', '-')}` | `FOLDSERVE_{name.upper()}` | {default} | {meaning} |")
+    for leaf in leaves(ServerSettings):
+        meaning = (leaf.field.description or "").replace("|", "\\|")
+        default = leaf.default if leaf.field.is_required() else f"`{leaf.default}`"
+        rows.append(f"| `{leaf.flag}` | `{leaf.variable}` | {default} | {meaning} |")
     return "\n".join(rows)
 
 

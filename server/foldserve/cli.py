@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from foldserve import __version__
 from foldserve.cli_options import with_options_of
+from foldserve.configuration import Effective
 from foldserve.errors import ConfigurationError, FoldserveError
 from foldserve.observability.logging import configure_logging
 from foldserve.runtime.distribution import require_single_onnxruntime
@@ -71,8 +72,9 @@ ImportTimeout = Annotated[
 IMPORT_TIMEOUT_S = 600.0
 
 
-def serve(settings: ServerSettings) -> None:
+def serve(chosen: Effective[ServerSettings]) -> None:
     """Serve the models of a repository over gRPC until SIGTERM or Ctrl-C."""
+    settings = chosen.settings
     configure_logging(settings.log_format, settings.log_level)
     require_single_onnxruntime()
     from foldserve.server import Server  # noqa: PLC0415  # see above
@@ -91,7 +93,15 @@ def serve(settings: ServerSettings) -> None:
         os._exit(0)  # Python would wait for threads that load models nobody will use
 
 
+def config(chosen: Effective[ServerSettings], *, json: Json = False) -> None:
+    """Show the settings that serve would run with, and where each of them came from. Starts nothing."""
+    from foldserve.commands import config as command  # noqa: PLC0415  # see above
+
+    command.config(chosen, as_json=json)
+
+
 app.command("serve")(with_options_of(ServerSettings, serve))
+app.command("config")(with_options_of(ServerSettings, config))
 
 
 @app.command()

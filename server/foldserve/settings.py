@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic.config import JsonDict
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MEASURED: JsonDict = {"unset": "measured"}
 """Of a setting whose default is None: what tables and help texts say in its place."""
@@ -312,13 +315,15 @@ def _laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, 
 
 def problems(error: ValidationError, settings: type[BaseModel]) -> str:
     """What is wrong with values for ``settings``, by key; for an unknown key, the nearest known one."""
-    return "; ".join(_problem(one["type"], one["loc"], one["msg"], settings) for one in error.errors())
+    return "; ".join(problem(one, settings) for one in error.errors())
 
 
-def _problem(kind: str, location: tuple[int | str, ...], text: str, settings: type[BaseModel]) -> str:
+def problem(one: "ErrorDetails", settings: type[BaseModel]) -> str:
+    """One of the :func:`problems`."""
+    location = one["loc"]
     key = ".".join(map(str, location)) or "settings"
-    if kind != "extra_forbidden":
-        return f"'{key}': {text}"
+    if one["type"] != "extra_forbidden":
+        return f"'{key}': {one['msg']}"
     known = _keys_at(location[:-1], settings)
     nearest = get_close_matches(str(location[-1]), known, n=1)
     return f"'{key}' is not a setting; " + (

@@ -2,19 +2,25 @@ from pathlib import Path
 
 import pytest
 import typer
-from foldserve.cli_options import leaves, with_options_of
+import yaml
+from foldserve.cli_options import with_options_of
+from foldserve.configuration import Effective, Source, leaves
 from foldserve.errors import ConfigurationError
 from foldserve.settings import ParityBudget, ProviderChoice, ServerSettings
 from typer.testing import CliRunner
 
 
 def _invoke(*arguments: str, environment: dict[str, str] | None = None) -> ServerSettings:
-    built: list[ServerSettings] = []
+    return _chosen(*arguments, environment=environment).settings
+
+
+def _chosen(*arguments: str, environment: dict[str, str] | None = None) -> Effective[ServerSettings]:
+    built: list[Effective[ServerSettings]] = []
     app = typer.Typer()
     app.command()(with_options_of(ServerSettings, built.append))
     CliRunner().invoke(app, arguments, env=environment, catch_exceptions=False)
-    (settings,) = built
-    return settings
+    (chosen,) = built
+    return chosen
 
 
 def test_what_is_not_given_has_its_default_and_is_known_as_not_given() -> None:
@@ -63,4 +69,104 @@ def test_what_cannot_be_is_named_by_its_flag(arguments: tuple[str, ...], text: s
 
 
 def test_every_setting_has_a_help_text() -> None:
-    assert all(field.description for _, field in leaves(ServerSettings))
+    assert all(leaf.field.description for leaf in leaves(ServerSettings))
+
+
+def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "repository: [models]\nparity: {relative_l2: 1.0e-3, scaled_max: 1.0e-2}\n"
+        "grpc_port: 1\nhttp_port: 1\nshared_memory: true\n"
+    )
+    chosen = _chosen(
+        *("--grpc-port", "3", "--no-shared-memory", "--settings", str(file)),
+        environment={"FOLDSERVE_GRPC_PORT": "2", "FOLDSERVE_PARITY_SCALED_MAX": "0.5"},
+    )
+    settings, sources = chosen.settings, chosen.sources
+    assert settings.repository == (Path("models"),)
+    assert settings.parity == ParityBudget(relative_l2=1e-3, scaled_max=0.5)
+    assert (settings.grpc_port, settings.http_port, settings.shared_memory) == (3, 1, False)
+    assert settings.host == "0.0.0.0"
+    assert {name: source for name, source in sources.items() if source is not Source.DEFAULT} == {
+        "repository": Source.FILE,
+        "parity_relative_l2": Source.FILE,
+        "parity_scaled_max": Source.ENVIRONMENT,
+        "grpc_port": Source.FLAG,
+        "http_port": Source.FILE,
+        "shared_memory": Source.FLAG,
+    }
+
+
+def test_flags_variables_and_file_agree(tmp_path: Path) -> None:
+    """Every setting, given each way, comes out the same."""
+    values: dict[str, object] = {
+        "repository": ["a", "b"],
+        "max_batch_size": 7,
+        "instances": 3,
+        "objective": "latency",
+        "drain_timeout_s": 1.5,
+        "shared_memory": True,
+        "cache_dir": "elsewhere",
+        "log_level": "error",
+    }
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(values))
+    from_file = _invoke("--settings", str(file))
+    flags = [
+        flag
+        for name, value in values.items()
+        for one in (value if isinstance(value, list) else [value])
+        for flag in (f"--{name.replace('_', '-')}", *([] if one is True else [str(one)]))
+    ]
+    environment = {
+        f"FOLDSERVE_{name.upper()}": ":".join(value) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+    }
+    assert from_file == _invoke(*flags) == _invoke(environment=environment)
+    assert from_file.model_dump(mode="json", include=set(values)) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("grpc_prt: 1", "'grpc_prt' is not a setting; did you mean 'grpc_port'?"),
+        ("parity: {relativ_l2: 1}", "'parity.relativ_l2' is not a setting; did you mean 'relative_l2'?"),
+        ("grpc_port: 70000", "'grpc_port': Input should be less than or equal to 65535"),
+        ("parity: 3", "'parity': Input should be"),
+        ("- a\n- b", "must hold settings as 'name: value', not a list"),
+        ("a: [", "is not readable YAML"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_told_with_its_name(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as failure:
+        _invoke("--repository", "m", "--settings", str(file))
+    assert told in str(failure.value)
+    assert str(file) in str(failure.value)
+
+
+def test_what_is_wrong_in_the_environment_is_named_by_its_variable() -> None:
+    with pytest.raises(ConfigurationError, match="FOLDSERVE_GRPC_PORT: Input should be"):
+        _invoke("--repository", "m", environment={"FOLDSERVE_GRPC_PORT": "70000"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("--grpc-port", "9000", "--http-port", "9000"), ("grpc_port", "http_port")),
+        (("--instances", "5", "--grpc-workers", "4"), ("instances", "grpc_workers")),
+        (("--load-models", "a"), ("load_models", "model_control")),
+        (("--poll-interval-s", "3"), ("poll_interval_s", "model_control")),
+    ],
+)
+def test_contradictions_are_refused_naming_both(arguments: tuple[str, ...], names: tuple[str, str]) -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        _invoke("--repository", "m", *arguments)
+    assert all(name in str(failure.value) for name in names)
+
+
+def test_what_is_measured_unless_set_is_shown_as_measured() -> None:
+    shown = {leaf.name: leaf.default for leaf in leaves(ServerSettings)}
+    assert (shown["instances"], shown["intra_op_threads"]) == ("measured", "measured")
+    assert "None" not in shown.values()

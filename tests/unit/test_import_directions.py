@@ -7,7 +7,7 @@ import foldserve
 import pytest
 
 ROOT = Path(foldserve.__file__).parent
-LEAVES = {"errors", "settings", "__init__"}
+LEAVES = {"disk_cache", "errors", "settings", "yaml_file", "__init__"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
@@ -20,9 +20,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serving": LEAVES | {"parity", "runtime", "folding", "importing", "observability"},
     "rpc": LEAVES | {"serving", "runtime", "observability"},
     "server": LEAVES | {"rpc", "serving", "runtime", "observability"},
-    "cli_options": LEAVES,
-    "commands": LEAVES | {"serving", "folding", "parity", "runtime", "importing"},
-    "cli": LEAVES | {"server", "cli_options", "commands", "observability", "runtime"},
+    "disk_cache": set(),
+    "yaml_file": {"errors"},
+    "configuration": LEAVES,
+    "cli_options": LEAVES | {"configuration"},
+    "commands": LEAVES | {"configuration", "serving", "folding", "parity", "runtime", "importing"},
+    "cli": LEAVES | {"server", "configuration", "cli_options", "commands", "observability", "runtime"},
     "__main__": {"cli"},
 }
 GRPC = {"grpc", "grpc_health", "grpc_reflection"}

@@ -3,7 +3,6 @@
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
 from foldserve_proto import model_config_pb2 as pb
 from pydantic import ValidationError
 
@@ -13,6 +12,7 @@ from foldserve.serving.repository import OWN_CONFIG, TRITON_CONFIG, ModelFolder
 from foldserve.serving.triton_config import parse_json, parse_text, values_of
 from foldserve.serving.triton_fields import check_fields
 from foldserve.settings import ModelSettings, ServerSettings, model_settings, problems
+from foldserve.yaml_file import read_mapping
 
 log = get_logger()
 
@@ -47,20 +47,15 @@ def read_settings(folder: ModelFolder, server: ServerSettings, override: str | N
 
 def _own_values(file: Path) -> dict[str, Any]:
     """What ``foldserve.yaml`` sets; nothing where there is none."""
-    try:
-        values = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
+    if not file.exists():
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{file} is not readable YAML: {error}") from None
-    if not isinstance(values, dict | None):
-        raise ConfigurationError(f"{file} must hold settings as 'name: value', not a {type(values).__name__}")
+    values = read_mapping(file)
     try:
         # By itself, so that what is wrong in here is not looked for in config.pbtxt.
-        ModelSettings.model_validate(values or {})
+        ModelSettings.model_validate(values)
     except ValidationError as error:
         raise ConfigurationError(f"{file}: {problems(error, ModelSettings)}") from None
-    return values or {}
+    return values
 
 
 def _triton_values(config: pb.ModelConfig, model: str, where: str) -> dict[str, Any]:

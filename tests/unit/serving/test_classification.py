@@ -57,8 +57,6 @@ def test_labels_are_the_lines_of_a_file_in_the_models_folder(tmp_path: Path) -> 
     [
         ({"x": "labels.txt"}, "output 'x', which the model does not have"),
         ({"y": "missing.txt"}, "cannot be read"),
-        ({"y": "../labels.txt"}, "outside the model's folder"),
-        ({"y": "/etc/passwd"}, "outside the model's folder"),
     ],
 )
 def test_labels_that_cannot_be_had_are_told(tmp_path: Path, files: dict[str, str], text: str) -> None:

@@ -1,0 +1,30 @@
+"""``foldserve config``: the settings that ``serve`` would run with, and where each came from."""
+
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from foldserve.configuration import Effective, Source, leaves
+from foldserve.settings import ServerSettings
+
+
+def config(chosen: Effective[ServerSettings], *, as_json: bool) -> None:
+    """Print every setting with its value and source."""
+    if as_json:
+        sources = {".".join(leaf.path): chosen.sources[leaf.name] for leaf in leaves(ServerSettings)}
+        print(json.dumps({"settings": chosen.settings.model_dump(mode="json"), "sources": sources}, indent=2))
+    else:
+        Console().print(_table(chosen))
+
+
+def _table(chosen: Effective[ServerSettings]) -> Table:
+    table = Table("setting", "value", "from", box=None)
+    for leaf in leaves(ServerSettings):
+        source = chosen.sources[leaf.name]
+        named = {Source.FLAG: leaf.flag, Source.ENVIRONMENT: leaf.variable, Source.FILE: str(chosen.file)}
+        style = "dim" if source is Source.DEFAULT else None
+        table.add_row(
+            ".".join(leaf.path), leaf.shown(chosen.value(leaf)), named.get(source, source), style=style
+        )
+    return table

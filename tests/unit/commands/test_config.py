@@ -1,0 +1,47 @@
+"""``foldserve config``: effective values and where they came from."""
+
+import json
+from pathlib import Path
+
+import pytest
+from unit.commands.invoking import run
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A settings file, and one variable beside it."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("repository: [models]\nmax_batch_size: 4\n")
+    monkeypatch.setenv("FOLDSERVE_SETTINGS", str(file))
+    monkeypatch.setenv("FOLDSERVE_MAX_QUEUE_SIZE", "9")
+    return file
+
+
+def test_json_has_every_value_and_source(file: Path) -> None:
+    told = json.loads(run("config", "--grpc-port", "7", "--json").stdout)
+    assert told["settings"]["repository"] == ["models"]
+    assert told["settings"]["parity"]["relative_l2"] == 1e-5
+    chosen = {name: source for name, source in told["sources"].items() if source != "default"}
+    assert chosen == {
+        "repository": "file",
+        "max_batch_size": "file",
+        "max_queue_size": "environment",
+        "grpc_port": "flag",
+    }
+    assert told["sources"]["parity.relative_l2"] == "default"
+
+
+def test_the_table_names_flag_variable_and_file(file: Path) -> None:
+    rows = [line.split() for line in run("config", "--grpc-port", "7").stdout.splitlines()]
+    assert ["grpc_port", "7", "--grpc-port"] in rows
+    assert ["max_queue_size", "9", "FOLDSERVE_MAX_QUEUE_SIZE"] in rows
+    assert ["instances", "measured", "default"] in rows
+    (max_batch_size,) = (row for row in rows if row and row[0] == "max_batch_size")
+    assert max_batch_size[1] == "4"
+    assert "".join(max_batch_size[2:]).startswith("/")
+
+
+def test_what_serve_would_refuse_is_refused() -> None:
+    result = run("config", "--repository", "m", "--grpc-port", "5", "--http-port", "5")
+    assert result.exit_code == 2
+    assert "grpc_port and http_port are both 5" in result.stderr
