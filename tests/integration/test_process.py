@@ -73,7 +73,8 @@ def process(tmp_path: Path) -> Iterator[Process]:
 @pytest.mark.parametrize("wanted", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends_with_zero(process: Process, wanted: signal.Signals) -> None:
     assert process.finish(wanted) == 0
-    assert [record["event"] for record in process.records][-2:] == ["stopping", "stopped"]
+    events = [record["event"] for record in process.records]
+    assert events[-3:] == ["stopping", "model unloaded", "stopped"]
 
 
 def test_requests_in_flight_are_answered_before_the_end(process: Process) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from foldserve.errors import FoldserveError, LoadFailed, ModelNotReady
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
+from foldserve.runtime.memory import return_freed_memory
 from foldserve.serving.facts import publish, summary, withdraw
 from foldserve.serving.lifecycle import State
 from foldserve.serving.loader import load
@@ -179,6 +180,7 @@ class ModelManager(ModelTable):
             return ""
         entry.lifecycle.fail(reason)
         entry.release()
+        return_freed_memory()
         if replaced is not None:
             replaced.reload_failure = f"loading it again failed: {reason}"
         self._metrics.load_failures.labels(source.name, source.version).inc()
@@ -221,6 +223,7 @@ class ModelManager(ModelTable):
         entry.servable.drain(threading.TIMEOUT_MAX)
         entry.servable.close()
         entry.release()
+        return_freed_memory()
         entry.lifecycle.advance(State.UNLOADED)
         log.info("model unloaded", model=model.name, version=entry.source.version)
         self._drains.discard(threading.current_thread())
