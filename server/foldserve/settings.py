@@ -166,8 +166,8 @@ class Batching(_Settings):
         levels = self.priority_levels
         if levels and not 1 <= self.default_priority_level <= levels:
             raise ValueError(
-                f"default_priority_level is {self.default_priority_level}; priority_levels {levels} needs one "
-                f"from 1 to {levels}"
+                f"default_priority_level is {self.default_priority_level}; "
+                f"with priority_levels {levels} it is one of 1 to {levels}"
             )
         for priority in self.priority_queue_policies:
             if not 1 <= priority <= levels:
