@@ -394,7 +394,7 @@ def test_a_stopping_server_loads_nothing_and_drains_everything(managed: Managed)
     assert managed.manager.is_ready("plus", "")
     with pytest.raises(ModelNotReady, match="stopping"):
         managed.update("minus")
-    managed.manager.close(deadline=float("inf"))
+    managed.manager.close(deadline=time.monotonic() + LONG_S)
     assert managed.states() == {("plus", 1): State.UNLOADED}
 
 
