@@ -223,7 +223,8 @@ class ModelManager(ModelTable):
         entry.servable.drain(threading.TIMEOUT_MAX)
         entry.servable.close()
         entry.release()
-        return_freed_memory()
+        if not self._draining:
+            return_freed_memory()
         entry.lifecycle.advance(State.UNLOADED)
         log.info("model unloaded", model=model.name, version=entry.source.version)
         self._drains.discard(threading.current_thread())

@@ -72,7 +72,7 @@ def managing(repository: Path, **settings: object) -> Iterator[Managed]:
         yield managed
     finally:
         managed.manager.stop_accepting()
-        managed.manager.close(deadline=0)
+        managed.manager.close(deadline=time.monotonic() + LONG_S)
 
 
 @pytest.fixture
