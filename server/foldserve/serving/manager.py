@@ -211,8 +211,10 @@ class ModelManager(ModelTable):
 
     def _retire(self, model: Model, entry: Entry) -> None:
         """Let an entry drain by itself: its requests may take their time."""
-        entry.lifecycle.advance(State.DRAINING)
         with self._changing:
+            if entry.lifecycle.state is not State.READY:
+                return  # the server stops, and was here first
+            entry.lifecycle.advance(State.DRAINING)
             self._publish(model)
         drain = threading.Thread(target=self._drain, args=(model, entry), name=model.name, daemon=True)
         self._drains.add(drain)
