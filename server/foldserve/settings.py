@@ -275,6 +275,9 @@ class ServerSettings(ModelDefaults):
     log_level: LogLevel = LogLevel.INFO
     """The least severe log line that is written."""
 
+    trace_file: Path | None = None
+    """File that traces of requests are added to, once TraceSetting asks for them; unset, there are none."""
+
     @model_validator(mode="after")
     def _contradictions(self) -> Self:
         """Refuse settings that cannot hold together, by both names."""

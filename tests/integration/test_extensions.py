@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from foldserve.rpc.metadata import EXTENSIONS, WITH_SHARED_MEMORY
+from foldserve.rpc.metadata import EXTENSIONS, ON_DEMAND
 from foldserve.server import Server
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -28,7 +28,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "labels: {logits: names.txt}\nbatching: {priority_levels: 2, default_priority_level: 2}\n"
     )
     add_model(repository, "fixed", chain([2, 3, 8, 8], convolution(3)))
-    with serving(repository, shared_memory=True) as server:
+    with serving(repository, shared_memory=True, trace_file=repository / "traces") as server:
         yield server
 
 
@@ -135,6 +135,19 @@ def system_shared_memory(stub: GRPCInferenceServiceStub) -> None:
     stub.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(name="r"))
 
 
+def trace(stub: GRPCInferenceServiceStub) -> None:
+    request = pb.TraceSettingRequest()
+    for name, value in (("trace_level", "TIMESTAMPS"), ("trace_rate", "1"), ("trace_count", "1")):
+        request.settings[name].value.append(value)
+    file = Path(stub.TraceSetting(request).settings["trace_file"].value[0])
+    stub.ModelInfer(_request())
+    stub.ModelInfer(_request())
+    assert len(file.read_text().splitlines()) == 1
+    for setting in request.settings.values():
+        del setting.value[:]
+    stub.TraceSetting(request)
+
+
 def _counts(stub: GRPCInferenceServiceStub) -> tuple[int, int]:
     """Rows inferred and requests failed so far."""
     (one,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="digits")).model_stats
@@ -152,17 +165,18 @@ USES: dict[str, Callable[[GRPCInferenceServiceStub], None]] = {
         schedule_policy,
         statistics,
         system_shared_memory,
+        trace,
     )
 }
 
 
-@pytest.mark.parametrize("extension", sorted({*EXTENSIONS, WITH_SHARED_MEMORY, *USES}))
+@pytest.mark.parametrize("extension", sorted({*EXTENSIONS, *ON_DEMAND, *USES}))
 def test_what_is_listed_works(stub: GRPCInferenceServiceStub, extension: str) -> None:
     assert extension in stub.ServerMetadata(pb.ServerMetadataRequest()).extensions
     USES[extension](stub)
 
 
-def test_shared_memory_is_not_listed_where_it_is_off(channel: grpc.Channel) -> None:
+def test_what_is_switched_off_is_not_listed(channel: grpc.Channel) -> None:
     listed = GRPCInferenceServiceStub(channel).ServerMetadata(pb.ServerMetadataRequest()).extensions
     assert list(listed) == list(EXTENSIONS)
 

@@ -7,6 +7,7 @@ import grpc
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 
+from foldserve.observability.tracing import Tracer
 from foldserve.rpc import codec
 from foldserve.rpc.calls import deferred
 from foldserve.rpc.output_forms import Forms, encode, output_forms
@@ -25,9 +26,10 @@ FOREVER_S = 1e9
 class InferenceMethods(service.GRPCInferenceServiceServicer):
     """The methods that run a model."""
 
-    def __init__(self, data_plane: DataPlane, shared_memory: SharedMemory) -> None:
+    def __init__(self, data_plane: DataPlane, shared_memory: SharedMemory, tracer: Tracer) -> None:
         self._data_plane = data_plane
         self._shared_memory = shared_memory
+        self._tracer = tracer
 
     @deferred
     def ModelInfer(
@@ -78,7 +80,12 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
                 return
             elsewhere_s = compute_input_s + result.execution.queue_s + result.execution.compute_infer_s
             compute_output_s = time.perf_counter() - arrived - elsewhere_s
-            result.record(compute_input_s=compute_input_s, compute_output_s=compute_output_s)
+            stages = result.record(compute_input_s=compute_input_s, compute_output_s=compute_output_s)
+            if self._tracer.active:
+                servable = result.servable
+                self._tracer.record(
+                    servable.name, servable.version, request.id, arrived=arrived, stages=stages
+                )
             done(response)
 
         self._data_plane.submit(inference, answered)

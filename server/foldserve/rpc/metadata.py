@@ -13,6 +13,7 @@ from foldserve.serving.datatypes import datatype_name
 from foldserve.serving.facts import summary
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.triton_config import PLATFORM
+from foldserve.settings import ServerSettings
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -28,17 +29,23 @@ EXTENSIONS = (
 INFERENCE = ("ModelInfer", "ModelStreamInfer")
 """The methods whose failures a model's statistics count."""
 
-WITH_SHARED_MEMORY = "system_shared_memory"
-"""The one that works where it is switched on."""
+ON_DEMAND = ("system_shared_memory", "trace")
+"""Those that work where the server's settings switch them on."""
+
+
+def extensions(settings: ServerSettings) -> tuple[str, ...]:
+    """The extensions that work on this server."""
+    on = {"system_shared_memory": settings.shared_memory, "trace": settings.trace_file is not None}
+    return (*EXTENSIONS, *(extension for extension in ON_DEMAND if on[extension]))
 
 
 class MetadataMethods(service.GRPCInferenceServiceServicer):
     """The methods that tell and change nothing."""
 
-    def __init__(self, manager: ModelManager, requests: RequestCollector, *, shared_memory: bool) -> None:
+    def __init__(self, settings: ServerSettings, manager: ModelManager, requests: RequestCollector) -> None:
         self._manager = manager
         self._requests = requests
-        self._extensions = (*EXTENSIONS, WITH_SHARED_MEMORY) if shared_memory else EXTENSIONS
+        self._extensions = extensions(settings)
 
     def ServerLive(
         self, request: pb.ServerLiveRequest, context: grpc.ServicerContext

@@ -39,15 +39,13 @@ class InferenceResult:
     rows: int
     execution: Execution
 
-    def record(self, *, compute_input_s: float, compute_output_s: float) -> None:
+    def record(self, *, compute_input_s: float, compute_output_s: float) -> StageSeconds:
         """Count the request, once the transport knows what decoding and encoding took in seconds."""
-        self.servable.metrics.record(
-            self.rows,
-            self.execution.runs,
-            StageSeconds(
-                self.execution.queue_s, compute_input_s, self.execution.compute_infer_s, compute_output_s
-            ),
+        stages = StageSeconds(
+            self.execution.queue_s, compute_input_s, self.execution.compute_infer_s, compute_output_s
         )
+        self.servable.metrics.record(self.rows, self.execution.runs, stages)
+        return stages
 
 
 class DataPlane:

@@ -1,4 +1,4 @@
-"""Log and trace settings over real gRPC; logging is the process's, so every test puts it back."""
+"""Log settings over real gRPC; logging is the process's, so every test puts it back."""
 
 import json
 from collections.abc import Iterator
@@ -88,14 +88,3 @@ def test_what_cannot_be_set_changes_nothing(
     assert failure.value.code() is grpc.StatusCode[code]
     assert text in (failure.value.details() or "")
     assert log_settings() == before
-
-
-def test_trace_settings_say_that_nothing_is_traced(stub: GRPCInferenceServiceStub) -> None:
-    settings = stub.TraceSetting(pb.TraceSettingRequest()).settings
-    assert list(settings["trace_level"].value) == ["OFF"]
-    request = pb.TraceSettingRequest()
-    request.settings["trace_level"].value.append("TIMESTAMPS")
-    with pytest.raises(grpc.RpcError) as failure:
-        stub.TraceSetting(request)
-    assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "ModelStatistics" in (failure.value.details() or "")

@@ -1,4 +1,4 @@
-"""Log and trace settings, read and changed while the server runs."""
+"""Log settings, read and changed while the server runs."""
 
 import grpc
 from foldserve_proto import grpc_service_pb2 as pb
@@ -19,18 +19,9 @@ KINDS = {
 }
 """All log settings, and the kind of value that each takes."""
 
-NO_TRACE = {
-    "trace_file": "",
-    "trace_level": "OFF",
-    "trace_rate": "1000",
-    "trace_count": "-1",
-    "log_frequency": "0",
-}
-"""Triton's trace settings as they are where nothing is traced."""
 
-
-class SettingsMethods(service.GRPCInferenceServiceServicer):
-    """The methods that change how the server tells what it does."""
+class LogMethods(service.GRPCInferenceServiceServicer):
+    """The method around logging, which is the process's."""
 
     def LogSettings(
         self, request: pb.LogSettingsRequest, context: grpc.ServicerContext
@@ -39,19 +30,6 @@ class SettingsMethods(service.GRPCInferenceServiceServicer):
         if request.settings:
             apply_log_settings(_changed(log_settings(), request))
         return _told(log_settings())
-
-    def TraceSetting(
-        self, request: pb.TraceSettingRequest, context: grpc.ServicerContext
-    ) -> pb.TraceSettingResponse:
-        """Tell that nothing is traced."""
-        if request.settings:
-            raise NotSupported(
-                "requests are not traced one by one; ModelStatistics and /metrics tell what each stage takes"
-            )
-        response = pb.TraceSettingResponse()
-        for name, value in NO_TRACE.items():
-            response.settings[name].value.append(value)
-        return response
 
 
 def _changed(settings: LogSettings, request: pb.LogSettingsRequest) -> LogSettings:
