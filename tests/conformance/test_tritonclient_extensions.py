@@ -134,14 +134,19 @@ statistics = client.get_inference_statistics("digits", as_json=True)["model_stat
 config = client.get_model_config("digits", as_json=True)["config"]
 index = client.get_model_repository_index(as_json=True)["models"]
 log = client.get_log_settings(as_json=True)["settings"]
-trace = client.get_trace_settings(as_json=True)["settings"]
+wanted = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"}
+trace = client.update_trace_settings("digits", settings=wanted, as_json=True)["settings"]
+client.infer("digits", [tensor(images)], request_id="traced")
+with open(trace["trace_file"]["value"][0]) as file:
+    traced = [json.loads(line)["request_id"] for line in file]
+off = client.update_trace_settings("digits", settings=dict.fromkeys(wanted), as_json=True)["settings"]
 changed = client.update_log_settings({"log_verbose_level": 0}, as_json=True)["settings"]
 print(json.dumps({
     "inferences": int(statistics["inference_count"]) >= 16,
     "config": [config["name"], config["input"][0]["dims"]],
     "index": [model["state"] for model in index],
     "log": sorted(log),
-    "trace": trace["trace_level"]["value"],
+    "trace": [*trace["trace_level"]["value"], *off["trace_level"]["value"], *traced],
     "changed": sorted(changed) == sorted(log),
 }))
 """
@@ -197,6 +202,6 @@ def test_it_reads_statistics_and_settings(complete: Server) -> None:
         "config": ["digits", ["1", "8", "8"]],
         "index": ["READY"],
         "log": ["log_error", "log_file", "log_format", "log_info", "log_verbose_level", "log_warning"],
-        "trace": ["OFF"],
+        "trace": ["TIMESTAMPS", "OFF", "traced"],
         "changed": True,
     }
