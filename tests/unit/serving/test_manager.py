@@ -89,14 +89,15 @@ def _drained() -> None:
 
 
 class Blocked:
-    """Loads of one version that begin, and go on when they may."""
+    """Loads of some versions, which begin, and go on when they may."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
-        self.begun, self.may_go_on = threading.Event(), threading.Event()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *versions: int) -> None:
+        self.begun = {version: threading.Event() for version in versions}
+        self.may_go_on = threading.Event()
 
         def slow_load(source: ModelVersion, *rest: Any) -> Servable:
-            if source.version == version:
-                self.begun.set()
+            if source.version in self.begun:
+                self.begun[source.version].set()
                 assert self.may_go_on.wait(LONG_S)
             return load(source, *rest)
 
@@ -135,11 +136,11 @@ def test_the_old_version_answers_until_the_new_one_is_ready(
 ) -> None:
     put(managed.repository, 1, plus(1))
     managed.update()
-    blocked = Blocked(monkeypatch, version=2)
+    blocked = Blocked(monkeypatch, 2)
     put(managed.repository, 2, plus(2))
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(managed.update)
-        assert blocked.begun.wait(LONG_S)
+        assert blocked.begun[2].wait(LONG_S)
         assert managed.manager.servable("plus").version == 1
         assert managed.manager.loading
         blocked.may_go_on.set()
@@ -245,10 +246,10 @@ def test_a_servable_that_is_replaced_before_it_is_taken_does_not_count(
 def test_one_model_does_not_wait_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, 1, plus(1))
     put(tmp_path, 2, plus(-1), "minus")
-    blocked = Blocked(monkeypatch, version=1)
+    blocked = Blocked(monkeypatch, 1)
     with managing(tmp_path, load_threads=2) as managed, ThreadPoolExecutor(1) as pool:
         loading = pool.submit(managed.update)
-        assert blocked.begun.wait(LONG_S)
+        assert blocked.begun[1].wait(LONG_S)
         managed.update("minus")
         assert managed.states() == {("minus", 2): State.READY, ("plus", 1): State.NEW}
         blocked.may_go_on.set()
@@ -258,10 +259,10 @@ def test_one_model_does_not_wait_for_another(tmp_path: Path, monkeypatch: pytest
 
 def test_loads_of_one_model_wait_for_each_other(managed: Managed, monkeypatch: pytest.MonkeyPatch) -> None:
     put(managed.repository, 1, plus(1))
-    blocked = Blocked(monkeypatch, version=1)
+    blocked = Blocked(monkeypatch, 1)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(managed.update)
-        assert blocked.begun.wait(LONG_S)
+        assert blocked.begun[1].wait(LONG_S)
         second = pool.submit(managed.manager.unload, "plus")
         assert not second.done()
         blocked.may_go_on.set()
@@ -271,18 +272,21 @@ def test_loads_of_one_model_wait_for_each_other(managed: Managed, monkeypatch: p
     assert managed.states() == {("plus", 1): State.UNLOADED}
 
 
-def test_as_many_models_load_at_once_as_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("slots", [1, 2])
+def test_as_many_models_load_at_once_as_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
     put(tmp_path, 1, plus(1))
     put(tmp_path, 2, plus(-1), "minus")
-    blocked = Blocked(monkeypatch, version=1)
-    with managing(tmp_path, load_threads=1) as managed, ThreadPoolExecutor(2) as pool:
-        loading = pool.submit(managed.update)
-        assert blocked.begun.wait(LONG_S)
-        waiting = pool.submit(managed.update, "minus")
-        assert managed.states().get(("minus", 2), State.NEW) is State.NEW
+    blocked = Blocked(monkeypatch, 1, 2)
+    with managing(tmp_path, load_threads=slots) as managed, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(managed.update)
+        assert blocked.begun[1].wait(LONG_S)
+        second = pool.submit(managed.update, "minus")
+        assert blocked.begun[2].wait(0.3 if slots == 1 else LONG_S) is (slots == 2)
         blocked.may_go_on.set()
-        loading.result()
-        waiting.result()
+        first.result()
+        second.result()
         assert managed.states() == {("minus", 2): State.READY, ("plus", 1): State.READY}
 
 
@@ -402,10 +406,10 @@ def test_a_load_that_ends_after_the_stop_is_thrown_away(
     managed: Managed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(managed.repository, 1, plus(1))
-    blocked = Blocked(monkeypatch, version=1)
+    blocked = Blocked(monkeypatch, 1)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(managed.update)
-        assert blocked.begun.wait(LONG_S)
+        assert blocked.begun[1].wait(LONG_S)
         managed.manager.stop_accepting()
         managed.manager.close(deadline=0)
         blocked.may_go_on.set()
