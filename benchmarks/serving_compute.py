@@ -65,7 +65,7 @@ def beside_limit(model: Model, rounds: int, seconds: float, search_s: float) -> 
             seconds=seconds,
         )
         bares.append(again)
-        for recipe in (handwritten(model, threads=len(ALL_CORES)), foldserve(model)):
+        for recipe in (handwritten(model, threads=len(ALL_CORES)), foldserve(model.repository)):
             load, batch = _served(recipe, model, seconds)
             loads.setdefault(recipe.name, []).append(load)
             if batch is not None:

@@ -41,6 +41,8 @@ LOAD_CORES = ALL_CORES - SERVER_CORE or ALL_CORES
 OURS, HANDWRITTEN, SYNC_ECHO = "foldserve", "hand-written", "echo, sync"
 """Names of the servers."""
 
+CACHES = tempfile.TemporaryDirectory(prefix="bench-caches-")
+
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -56,13 +58,9 @@ class Recipe:
     command: tuple[str, ...]
 
 
-def foldserve(model: Model, *options: str, cache: Path = BUILD / "cache") -> Recipe:
-    """Our server of one model, as it comes."""
-    return foldserve_of(model.repository, *options, cache=cache)
-
-
-def foldserve_of(repository: Path, *options: str, cache: Path = BUILD / "cache") -> Recipe:
-    """Our server of a repository."""
+def foldserve(repository: Path, *options: str, cache: Path | None = None) -> Recipe:
+    """Our server of a repository, as it comes; without ``cache``, it finds nothing measured before."""
+    cache = cache or Path(tempfile.mkdtemp(dir=CACHES.name))
     where = ("--host", "127.0.0.1", "--grpc-port", "{port}", "--http-port", "{http}")
     what = ("--repository", str(repository), "--cache-dir", str(cache), "--log-format", "json")
     return Recipe(OURS, (str(FOLDSERVE), "serve", *where, *what, *options))
@@ -198,20 +196,27 @@ class Process:
 
 
 @contextmanager
-def running(recipes: Sequence[Recipe], cores: Collection[int]) -> Iterator[list[Process]]:
-    """The servers of ``recipes``, started one after the other on the same cores, ended with the block."""
+def running(
+    recipes: Sequence[Recipe], cores: Collection[int], request: pb.ModelInferRequest | None = None
+) -> Iterator[list[Process]]:
+    """The servers of ``recipes`` on the same cores, ended with the block.
+
+    Each has answered ``request``, if there is one, before the next is started: ours measures at its start.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as logs, contextlib.ExitStack() as stack:
         processes = []
         for number, recipe in enumerate(recipes):
             process = Process(recipe, cores, Path(logs) / f"{number}.log")
             stack.callback(process.stop)
             processes.append(process)
+            if request is not None:
+                process.answer(request)
         yield processes
 
 
 def record_answer(model: Model) -> None:
     """Keep our answer to the model's request, for the echo servers to repeat."""
-    with running([foldserve(model)], ALL_CORES) as (server,):
+    with running([foldserve(model.repository)], ALL_CORES) as (server,):
         response_file(model).write_bytes(server.answer(model.request()).SerializeToString())
 
 

@@ -64,10 +64,8 @@ def main() -> None:
     model = TINY.exported()
     record_answer(model)
     rows: dict[str, list[dict[str, float]]] = {}
-    recipes = [echo("sync", model), handwritten(model, threads=1), foldserve(model)]
-    with running(recipes, SERVER_CORE) as servers:
-        for server in servers:
-            server.answer(model.request())
+    recipes = [echo("sync", model), handwritten(model, threads=1), foldserve(model.repository)]
+    with running(recipes, SERVER_CORE, model.request()) as servers:
         warn_of_escapes(servers)
         for number in range(arguments.rounds):
             for server in servers:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from serving_harness import ALL_CORES, HERE, PYTHON, foldserve_of, running, say, write_result
+from serving_harness import ALL_CORES, HERE, PYTHON, foldserve, running, say, write_result
 from serving_models import RESNET
 
 EXAMPLES = HERE.parent / "examples" / "models"
@@ -44,7 +44,7 @@ def session_s(model: Path) -> float:
 def start(repository: Path, cache: Path) -> dict[str, Any]:
     """Seconds of one start of a repository, and of each model's stages."""
     began = time.perf_counter()
-    with running([foldserve_of(repository, cache=cache)], ALL_CORES) as (server,):
+    with running([foldserve(repository, cache=cache)], ALL_CORES) as (server,):
         server.wait_ready()
         ready_s = time.perf_counter() - began
         stages: dict[str, dict[str, float]] = {}

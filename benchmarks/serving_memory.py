@@ -15,7 +15,7 @@ def cycles(model: Model, count: int) -> dict[str, Any]:
     """Resident memory, in MB, loaded and unloaded, after each cycle of load, inference and unload."""
     loaded, unloaded = [], []
     request = model.request()
-    with running([foldserve(model, "--model-control", "explicit")], ALL_CORES) as (server,):
+    with running([foldserve(model.repository, "--model-control", "explicit")], ALL_CORES) as (server,):
         server.wait_ready()
         at_start = server.rss_bytes()
         with server.channel() as channel:

@@ -32,7 +32,7 @@ def overload(model: Model, seconds: float) -> dict[str, Any]:
     """Goodput, refusals and memory at three times the capacity."""
     record_answer(model.exported())
     request = model.request()
-    with running([foldserve(model)], SERVER_CORE) as (server,):
+    with running([foldserve(model.repository)], SERVER_CORE) as (server,):
         response = server.answer(request)
         warn_of_escapes([server])
         capacity = closed_loop(

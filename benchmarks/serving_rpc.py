@@ -64,12 +64,15 @@ def many_callers(
 def beside_echo(model: Model, callers: Sequence[int], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """One measurement for each number of callers, every server new for each."""
     record_answer(model.exported())
-    recipes = [echo("sync", model), echo("asyncio", model), handwritten(model, threads=1), foldserve(model)]
     results = []
     for number in callers:
-        with running(recipes, SERVER_CORE) as servers:
-            for server in servers:
-                server.answer(model.request())
+        recipes = [
+            echo("sync", model),
+            echo("asyncio", model),
+            handwritten(model, threads=1),
+            foldserve(model.repository),
+        ]
+        with running(recipes, SERVER_CORE, model.request()) as servers:
             warn_of_escapes(servers)
             results.append(many_callers(servers, model, number, rounds, seconds))
     return results
