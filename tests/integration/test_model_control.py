@@ -161,6 +161,24 @@ def test_several_repositories_are_one_and_a_name_in_two_of_them_is_refused(tmp_p
             index(stub, repository_name="three")
 
 
+def test_a_request_may_name_the_repository(tmp_path: Path) -> None:
+    put(tmp_path / "one", 1, plus(1))
+    put(tmp_path / "two", 1, plus(2))
+    settings = {**EXPLICIT, "repository": [tmp_path / "one", tmp_path / "two"]}
+    with serving(tmp_path, **settings) as server, connected(server) as (client, stub):
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "rename or remove all but one"):
+            load(stub)
+        for name, constant in (("two", 2), (str(tmp_path / "one"), 1)):
+            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="plus", repository_name=name))
+            assert answer(client) == constant
+        for request in (pb.RepositoryModelLoadRequest, pb.RepositoryModelUnloadRequest):
+            method = getattr(stub, request.DESCRIPTOR.name.removesuffix("Request"))
+            with refused(grpc.StatusCode.NOT_FOUND, "no repository is named 'three'"):
+                method(request(model_name="plus", repository_name="three"))
+        stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="plus", repository_name="one"))
+        assert not client.ready("plus")
+
+
 # ---- poll ----
 
 

@@ -79,5 +79,5 @@ class RepositoryMethods(service.GRPCInferenceServiceServicer):
                 raise InvalidRequest(
                     f"unload parameter '{name[:100]}' is unknown; there is 'unload_dependents'"
                 )
-        self._controller.unload(request.model_name)
+        self._controller.unload(request.model_name, repository=request.repository_name)
         return pb.RepositoryModelUnloadResponse()

@@ -91,19 +91,24 @@ class ModelController:
         """
         self._require_explicit()
         _check_name(name)
+        matching = self._matching(repository)
         if files and config is None:
             raise InvalidRequest(
                 f"files of model '{name}' were sent without the parameter 'config'; send it too"
             )
-        folder = written(name, files) if files else self._only(name, self._matching(repository))
+        folder = written(name, files) if files else self._only(name, matching)
         self._manager.update(folder, override=config, reload=True)
 
-    def unload(self, name: str) -> None:
-        """Take a model out of service; raises :class:`ConfigurationError` and :class:`ModelNotFound`."""
+    def unload(self, name: str, *, repository: str = "") -> None:
+        """Take a model out of service, if it is in ``repository`` where one is named.
+
+        Raises :class:`ConfigurationError`, :class:`InvalidRequest` and :class:`ModelNotFound` as :meth:`load`.
+        """
         self._require_explicit()
         _check_name(name)
-        if not any(status.name == name for status in self._manager.statuses()):
-            self._only(name, self._repositories)
+        matching = self._matching(repository)
+        if repository or not any(status.name == name for status in self._manager.statuses()):
+            self._only(name, matching)
         self._manager.unload(name)
 
     def index(self, repository: str = "") -> list[Status]:
