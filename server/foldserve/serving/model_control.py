@@ -102,7 +102,7 @@ class ModelController:
     def unload(self, name: str, *, repository: str = "") -> None:
         """Take a model out of service, if it is in ``repository`` where one is named.
 
-        Raises :class:`ConfigurationError`, :class:`InvalidRequest` and :class:`ModelNotFound` as :meth:`load`.
+        Raises :class:`ConfigurationError`, :class:`InvalidRequest`, :class:`ModelNotFound` as :meth:`load`.
         """
         self._require_explicit()
         _check_name(name)
