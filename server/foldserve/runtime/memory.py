@@ -10,7 +10,13 @@ import gc
 
 
 def return_freed_memory() -> None:
-    """Collect garbage and hand free pages back; does the first half only where the C library is not glibc."""
+    """Collect garbage and hand free pages back; does the first half only where the C library is not glibc.
+
+    What is left, modules and models, is exempt from collections until the next call: to look through all of
+    it held up requests for 55 ms, after every 1,700 of them.
+    """
+    gc.unfreeze()
     gc.collect()
+    gc.freeze()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
