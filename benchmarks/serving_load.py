@@ -87,6 +87,8 @@ def closed_loop(
         output = h2load(server, request, Path(scratch), options, cores)
         cpu_s = server.cpu_s() - before
         requests = int(_found(r"(\d+) done", output))
+        if not requests:
+            raise BenchmarkFailed(f"{server.name} answered nothing\n{output}\n{server.tail()}")
         received = int(_found(r"\((\d+)\) data", output))
         rows = np.loadtxt(log, dtype=np.int64, ndmin=2)
     expected = requests * (FRAME.size + response.ByteSize())
