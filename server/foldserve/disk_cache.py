@@ -52,7 +52,8 @@ def read_entry(folder: Path, kind: type[Record]) -> Record | None:
 def write_entry(folder: Path, make: Callable[[Path], Record]) -> Record:
     """Let ``make`` write the files into a folder that it is given, and keep them with the record it returns.
 
-    Raises what ``make`` raises, and OSError for a folder that cannot be written.
+    Where a whole entry is there already, that one stays, and its record is returned. Raises what ``make``
+    raises, and OSError for a folder that cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:
@@ -61,8 +62,15 @@ def write_entry(folder: Path, make: Callable[[Path], Record]) -> Record:
         record = make(made)
         sha256 = {file.name: sha256_of(file) for file in made.iterdir()} | {ENTRY: _sha256_of_record(record)}
         (made / ENTRY).write_text(_Entry(record=record, sha256=sha256).model_dump_json())
-        shutil.rmtree(folder, ignore_errors=True)
-        made.replace(folder)
+        try:
+            made.replace(folder)
+        except OSError:
+            # Somebody was faster, and may have it open by now; only what is damaged may go.
+            kept = read_entry(folder, type(record))
+            if kept is not None:
+                return kept
+            folder.replace(Path(scratch) / "damaged")
+            made.replace(folder)
     return record
 
 

@@ -1,5 +1,6 @@
 """What can be set: the server's and each model's settings, as frozen pydantic models without unknown keys."""
 
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from enum import StrEnum
@@ -188,6 +189,25 @@ class DeclaredTensor(_Settings):
 
     shape: tuple[int, ...] | None = None
     """Sizes with the batch axis, -1 where a size varies; any unless given."""
+
+    reshape: tuple[int, ...] | None = None
+    """The sizes in the model itself, where callers are to see others."""
+
+    @model_validator(mode="after")
+    def _same_elements(self) -> Self:
+        """Refuse a reshape that changes the number of elements, or leaves open what would vary where."""
+        if self.reshape is None:
+            return self
+        if self.shape is None:
+            raise ValueError(f"tensor '{self.name}' has a reshape but no shape; declare both")
+        fixed = [[size for size in sizes if size != -1] for sizes in (self.shape, self.reshape)]
+        as_many_open = self.shape.count(-1) == self.reshape.count(-1)
+        if not as_many_open or math.prod(fixed[0]) != math.prod(fixed[1]):
+            raise ValueError(
+                f"tensor '{self.name}' cannot be reshaped from {list(self.shape)} to {list(self.reshape)}: "
+                "both must hold the same elements, and as many open sizes"
+            )
+        return self
 
 
 class ModelSettings(ModelDefaults):

@@ -20,7 +20,7 @@ from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import model_config_pb2 as config_pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from running import serving
-from small_models import chain, convolution, plus, put
+from small_models import batch_norm, chain, convolution, plus, put
 
 ONE_CPU = {"provider": "cpu", "instances": 1, "intra_op_threads": 1}
 """Nothing to measure at load."""
@@ -123,6 +123,31 @@ def test_a_repository_made_for_triton_is_served_as_it_is(tmp_path: Path) -> None
     assert list(config.dynamic_batching.preferred_batch_size) == [4]
     assert config.dynamic_batching.max_queue_delay_microseconds == 50
     assert config.parameters["intra_op_thread_count"].string_value == "1"
+
+
+def test_tensors_have_the_shapes_that_the_configuration_offers(tmp_path: Path) -> None:
+    """As in Triton's quick start: a model with a batch of one is offered without that axis."""
+    put(tmp_path, 1, chain([1, 3, 8, 8], convolution(8), batch_norm()), "densenet_onnx")
+    (tmp_path / "densenet_onnx" / "labels.txt").write_text("a\nb\nc\nd\n")
+    (tmp_path / "densenet_onnx" / "config.pbtxt").write_text(
+        """
+        name: "densenet_onnx"
+        platform: "onnxruntime_onnx"
+        max_batch_size : 0
+        input [ { name: "x" data_type: TYPE_FP32 format: FORMAT_NCHW dims: [ 3, 8, 8 ]
+                  reshape { shape: [ 1, 3, 8, 8 ] } } ]
+        output [ { name: "y" data_type: TYPE_FP32 dims: [ 4 ] reshape { shape: [ 1, 4, 1, 1 ] }
+                   label_filename: "labels.txt" } ]
+        """
+    )
+    image = np.random.default_rng(0).random((3, 8, 8), np.float32)
+    with serving(tmp_path) as server, connected(server) as (client, stub):
+        values = client.infer("densenet_onnx", {"x": image})["y"]
+        metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name="densenet_onnx"))
+        config = stub.ModelConfig(pb.ModelConfigRequest(name="densenet_onnx")).config
+    assert values.shape == (4,)
+    assert [list(tensor.shape) for tensor in (*metadata.inputs, *metadata.outputs)] == [[3, 8, 8], [4]]
+    assert [list(tensor.dims) for tensor in (*config.input, *config.output)] == [[3, 8, 8], [4]]
 
 
 def test_a_broken_configuration_stops_no_other_model(tmp_path: Path) -> None:

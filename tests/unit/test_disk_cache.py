@@ -95,3 +95,15 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     assert sorted(child.name for child in (tmp_path / "models").iterdir()) == ["a", "d"]
     prune(tmp_path, 0)
     assert [child.name for child in (tmp_path / "models").iterdir()] == ["a"]
+
+
+def test_an_entry_that_somebody_else_made_in_the_meantime_stays(tmp_path: Path) -> None:
+    """Two loads of one model at the same time: neither may take the files away under the other."""
+
+    def make_late(into: Path) -> Record:
+        write_entry(tmp_path / "a", _make)
+        (into / "weights").write_bytes(b"other")
+        return Record(answer=2.0)
+
+    assert write_entry(tmp_path / "a", make_late) == Record(answer=float("inf"))
+    assert (tmp_path / "a" / "weights").read_bytes() == b"0123456789"

@@ -43,17 +43,17 @@ def check_declared(
 def _fits(tensor: DeclaredTensor, spec: TensorSpec) -> bool:
     if tensor.datatype not in (None, datatype_name(spec.dtype)):
         return False
-    if tensor.shape is None or spec.shape is None:
+    shape = tensor.shape if tensor.reshape is None else tensor.reshape
+    if shape is None or spec.shape is None:
         return True
-    return len(tensor.shape) == len(spec.shape) and all(
-        size == declared
-        for declared, size in zip(tensor.shape, spec.shape, strict=True)
-        if isinstance(size, int)
+    return len(shape) == len(spec.shape) and all(
+        size == declared for declared, size in zip(shape, spec.shape, strict=True) if isinstance(size, int)
     )
 
 
 def _declaration(tensor: DeclaredTensor) -> str:
-    shape = "of any shape" if tensor.shape is None else f"[{', '.join(map(str, tensor.shape))}]"
+    sizes = tensor.shape if tensor.reshape is None else tensor.reshape
+    shape = "of any shape" if sizes is None else f"[{', '.join(map(str, sizes))}]"
     return f"{tensor.datatype or 'any type'} {shape}"
 
 

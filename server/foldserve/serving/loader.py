@@ -22,6 +22,7 @@ from foldserve.serving.model_file import onnx_file
 from foldserve.serving.opening import Opening, in_words
 from foldserve.serving.preparation import prepare
 from foldserve.serving.repository import ModelVersion
+from foldserve.serving.reshaped import reshaped
 from foldserve.serving.servable import Provenance, Servable
 from foldserve.serving.stages import Stages
 from foldserve.serving.tune import tuned
@@ -118,6 +119,7 @@ class _Loading:
         artefact, settings, source = loaded.artefact, self._settings, self._source
         session = loaded.session
         check_declared(session.inputs, session.outputs, settings)
+        session = reshaped(session, settings)
         labels = read_labels(source.folder.parent, settings.labels, [spec.name for spec in session.outputs])
         provenance = Provenance(
             variant=artefact.variant,

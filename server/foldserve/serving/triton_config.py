@@ -126,18 +126,19 @@ def _queue_policy(given: pb.ModelQueuePolicy) -> dict[str, Any]:
 
 
 def _declared(tensor: pb.ModelInput | pb.ModelOutput, max_batch_size: int) -> dict[str, Any]:
-    if tensor.HasField("reshape") and list(tensor.reshape.shape) != list(tensor.dims):
-        raise ConfigurationError(
-            f"tensor '{tensor.name}' is reshaped from {list(tensor.dims)} to {list(tensor.reshape.shape)}: "
-            f"models are served in their own shapes; declare those as dims, or reshape within the model"
-        )
     values: dict[str, Any] = {"name": tensor.name}
     if tensor.data_type != pb.TYPE_INVALID:
         name = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_")
         values["datatype"] = "BYTES" if name == "STRING" else name
     if tensor.dims:
-        values["shape"] = [-1, *tensor.dims] if max_batch_size else list(tensor.dims)
+        values["shape"] = _with_batch(tensor.dims, max_batch_size)
+    if tensor.HasField("reshape") and list(tensor.reshape.shape) != list(tensor.dims):
+        values["reshape"] = _with_batch(tensor.reshape.shape, max_batch_size)
     return values
+
+
+def _with_batch(dims: Iterable[int], max_batch_size: int) -> list[int]:
+    return [-1, *dims] if max_batch_size else list(dims)
 
 
 def _instances(groups: Iterable[pb.ModelInstanceGroup]) -> dict[str, Any]:

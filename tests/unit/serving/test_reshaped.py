@@ -1,0 +1,50 @@
+"""Declared shapes that differ from the model's own."""
+
+import numpy as np
+import pytest
+from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
+from foldserve.serving.reshaped import reshaped
+from foldserve.settings import ModelSettings, ProviderChoice
+from pydantic import ValidationError
+from running import EXAMPLE_MODELS
+
+
+def _session() -> OnnxRuntimeSession:
+    """Takes images [batch, 1, 8, 8], gives logits [batch, 10]."""
+    return OnnxRuntimeSession(EXAMPLE_MODELS / "digits" / "1" / "model.onnx", provider=ProviderChoice.CPU)
+
+
+def test_tensors_are_taken_and_given_as_declared() -> None:
+    settings = ModelSettings.model_validate(
+        {
+            "inputs": [{"name": "images", "shape": [-1, 64], "reshape": [-1, 1, 8, 8]}],
+            "outputs": [{"name": "logits", "shape": [2, 5, -1], "reshape": [-1, 10]}],
+        }
+    )
+    session = reshaped(_session(), settings)
+    assert [spec.shape for spec in session.inputs] == [(None, 64)]
+    assert [spec.shape for spec in session.outputs] == [(2, 5, None)]
+    images = np.random.default_rng(0).random((3, 64), np.float32)
+    (logits,) = session.run({"images": images})
+    (expected,) = _session().run({"images": images.reshape(3, 1, 8, 8)})
+    np.testing.assert_array_equal(logits, expected.reshape(2, 5, 3))
+    assert session.run({"images": images}, ["logits"])[0].shape == (2, 5, 3)
+
+
+def test_nothing_declared_nothing_in_between() -> None:
+    session = _session()
+    settings = ModelSettings.model_validate({"inputs": [{"name": "images", "shape": [-1, 1, 8, 8]}]})
+    assert reshaped(session, settings) is session
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        {"name": "x", "shape": [3, 4], "reshape": [11]},
+        {"name": "x", "shape": [-1, 4], "reshape": [4]},
+        {"name": "x", "reshape": [4]},
+    ],
+)
+def test_a_reshape_to_other_elements_is_refused(tensor: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="'x'"):
+        ModelSettings.model_validate({"inputs": [tensor]})
