@@ -110,7 +110,11 @@ class StreamMethods(service.GRPCInferenceServiceServicer):
             stream.abandon()
             with self._streams_lock:
                 self._streams.discard(stream)
-        if self._streams_stop:
+        if not context.is_active():
+            # Ended by gRPC, over bytes that are no request: it drops this and stops asking. Were there nothing
+            # to drop, it would send the stream's status again, and wait for ever for that to succeed.
+            yield pb.ModelStreamInferResponse()
+        elif self._streams_stop:
             context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping; open a stream to another one")
 
     def stop_streams(self) -> None:

@@ -14,18 +14,26 @@ from foldserve.serving.validation import Array
 Labels = Mapping[str, Sequence[str]]
 """Output name → the label of each class, by its index."""
 
+MOST_CLASSES = 100_000
+"""Texts in one answer: each costs a microsecond in which nothing else is answered."""
+
 
 def classify(values: Array, classes: int, labels: Sequence[str], *, by_row: bool) -> Array:
     """The ``classes`` largest of ``values``, largest first, of equals the one with the lowest index first.
 
     ``values`` [rows, ...] become BYTES [rows, min(classes, rest)]; without ``by_row`` all of them are the
     classes of one answer: BYTES [min(classes, size)]. Numbers are written as C's ``%f`` and ``%d`` do, as
-    Triton does. NaN comes last. Raises :class:`InvalidRequest` for an output that is not of numbers.
+    Triton does. NaN comes last. Raises :class:`InvalidRequest` for an output that is not of numbers, and for
+    more than ``MOST_CLASSES`` classes in all.
     """
     if values.dtype.kind in "bO":
         raise InvalidRequest(f"classification: {datatype_name(values.dtype)} values have no order")
     rows = values.reshape(len(values), math.prod(values.shape[1:])) if by_row else values.reshape(1, -1)
     numbers = rows if rows.dtype.kind in "iu" else rows.astype(np.float64)
+    if len(numbers) * min(classes, numbers.shape[1]) > MOST_CLASSES:
+        raise InvalidRequest(
+            f"classification gives {MOST_CLASSES} classes at most; ask for fewer of each row"
+        )
     ranks = _ranks(numbers)[:, :classes]
     texts = np.empty(ranks.shape, np.object_)
     for row, ranked in enumerate(ranks.tolist()):

@@ -21,6 +21,7 @@ OBJECTS = Path("/dev/shm")
 """Where Linux keeps the objects of ``shm_open``."""
 
 KEY = re.compile(r"/?(?!\.{1,2}$)[^/\0]{1,255}")
+LONGEST_NAME = 255
 MOST_REGIONS = 256
 """Each region holds two file descriptors (a mapping has its own) and a mapping."""
 
@@ -103,8 +104,8 @@ class SharedMemory:
                 "system shared memory is switched off on this server; start it with --shared-memory "
                 "if you trust every caller that can reach it"
             )
-        if not name:
-            raise InvalidRequest("a shared memory region needs a name")
+        if not 0 < len(name) <= LONGEST_NAME:
+            raise InvalidRequest(f"a shared memory region needs a name of 1 to {LONGEST_NAME} characters")
         with self._lock:
             if name in self._regions:
                 raise AlreadyRegistered(
@@ -131,7 +132,7 @@ class SharedMemory:
             if not name:
                 return list(self._regions.values())
             if name not in self._regions:
-                raise RegionNotFound(f"no shared memory region is registered as '{name[:100]}'")
+                raise RegionNotFound(f"no shared memory region is registered as '{name[:LONGEST_NAME]}'")
             return [self._regions[name]]
 
     def slot(self, name: str, offset: int, byte_size: int) -> Slot:

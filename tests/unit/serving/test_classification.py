@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from foldserve.errors import ConfigurationError, InvalidRequest
-from foldserve.serving.classification import classify, read_labels
+from foldserve.serving.classification import MOST_CLASSES, classify, read_labels
 
 
 def test_each_row_has_its_largest_values_with_index_and_label() -> None:
@@ -41,6 +41,13 @@ def test_every_kind_of_number_has_an_order(dtype: type) -> None:
 def test_what_has_no_order_is_refused(dtype: type) -> None:
     with pytest.raises(InvalidRequest, match="have no order"):
         classify(np.zeros((1, 2), dtype), 1, [], by_row=True)
+
+
+def test_an_answer_of_too_many_texts_is_refused() -> None:
+    values = np.zeros((MOST_CLASSES + 1, 2), np.float32)
+    assert len(classify(values[:-1], 1, [], by_row=True)) == MOST_CLASSES
+    with pytest.raises(InvalidRequest, match="ask for fewer"):
+        classify(values, 1, [], by_row=True)
 
 
 def test_no_rows_have_no_classes() -> None:
