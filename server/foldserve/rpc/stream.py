@@ -111,7 +111,7 @@ class StreamMethods(service.GRPCInferenceServiceServicer):
             with self._streams_lock:
                 self._streams.discard(stream)
         if not context.is_active():
-            # Ended by gRPC, over bytes that are no request: it drops this and stops asking. Were there nothing
+            # Ended by gRPC over bytes that are no request: it drops this and stops asking. Were there nothing
             # to drop, it would send the stream's status again, and wait for ever for that to succeed.
             yield pb.ModelStreamInferResponse()
         elif self._streams_stop:
