@@ -321,7 +321,8 @@ def model_settings(server: ServerSettings, *given: Mapping[str, Any]) -> ModelSe
 
     Raises pydantic's ``ValidationError``.
     """
-    values = server.model_dump(include=set(ModelDefaults.model_fields))
+    # What nobody set stays unset: some defaults depend on the model.
+    values = server.model_dump(include=set(ModelDefaults.model_fields), exclude_unset=True)
     for layer in given:
         values = _laid_over(values, layer)
     return ModelSettings.model_validate(values)

@@ -1,6 +1,6 @@
 """Folding: an ONNX model in, the same function with fewer operators out, and a report of what happened.
 
-    fold        the whole engine in one call
+    engine      the whole of it in one call
     prepare     a copy to work on: functions inlined, shapes inferred
     sites       which affines are there
     planner     how one of them can vanish, as a plan; it asks the tables of steps, which are filled by
@@ -18,7 +18,20 @@
 Knows onnx-ir and numpy, and no other part of foldserve than its errors.
 """
 
-from foldserve.folding.fold import FoldResult, fold
+from typing import TYPE_CHECKING, Any
+
 from foldserve.folding.report import FoldReport
 
+if TYPE_CHECKING:
+    from foldserve.folding.engine import FoldResult, fold
+
 __all__ = ["FoldReport", "FoldResult", "fold"]
+
+
+def __getattr__(name: str) -> Any:
+    """The engine when it is asked for: its imports take half a second, and readers of reports do without."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from foldserve.folding import engine  # noqa: PLC0415  # see above
+
+    return getattr(engine, name)

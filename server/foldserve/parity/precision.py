@@ -16,12 +16,15 @@ A limit that the model's owner has set is taken as it is.
 """
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
-import onnx_ir as ir
 
 from foldserve.settings import ParityBudget
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 EPSILON: dict[np.dtype[np.generic], float] = {
     np.dtype(np.float64): 2.0**-52,
@@ -41,7 +44,7 @@ def coarsest_float(dtypes: Iterable[np.dtype[np.generic]]) -> np.dtype[np.generi
     return max([np.dtype(np.float32), *floats], key=EPSILON.__getitem__)
 
 
-def model_precision(model: ir.Model) -> np.dtype[np.generic]:
+def model_precision(model: "ir.Model") -> np.dtype[np.generic]:
     """The coarsest float type among the weights of a model: what it computes in."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return coarsest_float(tensor.dtype.numpy() for tensor in tensors if tensor is not None)

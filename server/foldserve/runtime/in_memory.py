@@ -5,32 +5,39 @@ Sessions made of one model share its weights, and the 2 GB that a protobuf messa
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
 from foldserve.runtime.session import Array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 SMALLEST_WEIGHT_BYTES = 1024
 """Smaller initialisers stay in the graph: shapes, for instance, that the runtime wants to see."""
 
 WEIGHT_TYPES = frozenset(
     {
-        ir.DataType.FLOAT,
-        ir.DataType.DOUBLE,
-        ir.DataType.FLOAT16,
-        ir.DataType.BFLOAT16,
-        ir.DataType.INT8,
-        ir.DataType.UINT8,
-        ir.DataType.INT16,
-        ir.DataType.UINT16,
-        ir.DataType.INT32,
-        ir.DataType.UINT32,
-        ir.DataType.INT64,
-        ir.DataType.UINT64,
+        "FLOAT",
+        "DOUBLE",
+        "FLOAT16",
+        "BFLOAT16",
+        "INT8",
+        "UINT8",
+        "INT16",
+        "UINT16",
+        "INT32",
+        "UINT32",
+        "INT64",
+        "UINT64",
     }
 )
 """Element types whose arrays the runtime takes as they are; others stay in the graph."""
+
+
+PLACEHOLDER = "in memory"
+"""The file that a weight is said to be in; the runtime is given its array before it would look there."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,10 @@ class InMemoryModel:
     weights: Mapping[str, Array]
 
 
-def in_memory(model: ir.Model) -> InMemoryModel:
+def in_memory(model: "ir.Model") -> InMemoryModel:
     """``model`` as sessions take it; it is not changed, and must not be while a session lives."""
+    import onnx_ir as ir  # noqa: PLC0415  # half a second, and sessions from files do without
+
     copy = model.clone()
     weights: dict[str, Array] = {}
     for graph in copy.graphs():
@@ -52,16 +61,14 @@ def in_memory(model: ir.Model) -> InMemoryModel:
                 continue
             if graph is copy.graph and _is_weight(tensor):
                 weights[name] = np.ascontiguousarray(tensor.numpy())
-                value.const_value = _elsewhere(tensor, name)
+                shape = ir.Shape(weights[name].shape)
+                value.const_value = ir.ExternalTensor(
+                    PLACEHOLDER, 0, tensor.nbytes, tensor.dtype, shape=shape, name=name
+                )
             elif isinstance(tensor, ir.ExternalTensor):
                 value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
     return InMemoryModel(ir.to_proto(copy).SerializeToString(), weights)
 
 
-def _is_weight(tensor: ir.TensorProtocol) -> bool:
-    return tensor.dtype in WEIGHT_TYPES and tensor.nbytes >= SMALLEST_WEIGHT_BYTES
-
-
-def _elsewhere(tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
-    """What stands for a weight in the graph: the runtime puts the array in its place before it would read."""
-    return ir.ExternalTensor("in memory", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)  # type: ignore[arg-type]  # initialisers have a fixed shape
+def _is_weight(tensor: "ir.TensorProtocol") -> bool:
+    return tensor.dtype.name in WEIGHT_TYPES and tensor.nbytes >= SMALLEST_WEIGHT_BYTES

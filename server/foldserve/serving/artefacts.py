@@ -8,7 +8,6 @@ damaged is made again.
 
 from pathlib import Path
 
-import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict
 
 from foldserve.disk_cache import entry_key, sha256_of
@@ -17,7 +16,6 @@ from foldserve.parity.evidence import Evidence
 from foldserve.parity.report import ParityReport
 from foldserve.runtime.session import Provider
 from foldserve.serving.ladder import Optimisation
-from foldserve.serving.preparation import Prepared
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Variant
 from foldserve.settings import ModelSettings
@@ -54,23 +52,6 @@ def artefact_key(source: ModelVersion, settings: ModelSettings, provider: Provid
     samples = sha256_of(source.samples) if source.samples else "none"
     deciding = settings.model_dump_json(include=DECIDING_SETTINGS | {"file"})
     return entry_key([*content, f"samples={samples}", deciding, provider], MAKERS)
-
-
-def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
-    """Write the files of an entry into ``folder``, which exists, and return its record."""
-    ir.save(prepared.choice.candidate.model, folder / MODEL, external_data=WEIGHTS)
-    if prepared.evidence is not None:
-        prepared.evidence.save(folder / EVIDENCE)
-    return Artefact(
-        variant=prepared.choice.candidate.form.variant,
-        provider=prepared.choice.session.provider,
-        provider_seconds=dict(prepared.provider_seconds),
-        optimisation=prepared.choice.optimisation,
-        fold_report=prepared.choice.candidate.fold_report,
-        parity_report=prepared.choice.parity_report,
-        batches=prepared.batches,
-        reference_seconds=prepared.reference_seconds,
-    )
 
 
 def evidence_in(folder: Path) -> Evidence | None:

@@ -14,9 +14,7 @@ from foldserve.folding import FoldResult, fold
 from foldserve.folding.report import Outcome
 from foldserve.parity.probes import Probe
 from foldserve.runtime.session import Session
-
-ALWAYS = 1
-"""The tier that is applied without being measured."""
+from foldserve.serving.ladder import ALWAYS
 
 GAIN = 0.03
 """A higher tier must save at least this share of the time: less is noise."""

@@ -13,14 +13,12 @@ from foldserve.runtime.memory import return_freed_memory
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Session
 from foldserve.runtime.tuning import Tuning
-from foldserve.serving.artefacts import MODEL, Artefact, artefact_key, evidence_in, write_artefact
+from foldserve.serving.artefacts import MODEL, Artefact, artefact_key, evidence_in
 from foldserve.serving.batcher import Batcher
 from foldserve.serving.classification import read_labels
 from foldserve.serving.declared import check_declared
 from foldserve.serving.lifecycle import Lifecycle, State
-from foldserve.serving.model_file import onnx_file
 from foldserve.serving.opening import Opening, in_words
-from foldserve.serving.preparation import prepare
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.reshaped import reshaped
 from foldserve.serving.servable import Provenance, Servable
@@ -93,17 +91,20 @@ class _Loading:
 
     def prepared(self) -> _Loaded:
         """The model folded, proven, and kept for the next start."""
+        # Half a second of imports that a start from the cache does without.
+        from foldserve.serving import model_file, preparation  # noqa: PLC0415
+
         with self.stages.of(State.LOADING):
-            file = onnx_file(self._source, self._scratch, self._server)
-        made = prepare(file, self._source.samples, self._opening, self.stages)
+            file = model_file.onnx_file(self._source, self._scratch, self._server)
+        made = preparation.prepare(file, self._source.samples, self._opening, self.stages)
         with self.stages.of(State.WARMING):
             folder = self._cache / "models" / self._key
             try:
-                artefact = write_entry(folder, lambda into: write_artefact(made, into))
+                artefact = write_entry(folder, lambda into: preparation.write_artefact(made, into))
             except OSError as error:
                 log.warning("the cache cannot be written: preparing again at each start", reason=str(error))
                 folder = self._scratch / "model"
-                artefact = write_entry(folder, lambda into: write_artefact(made, into))
+                artefact = write_entry(folder, lambda into: preparation.write_artefact(made, into))
         with contextlib.suppress(OSError):  # another server may be pruning the same cache
             prune(self._cache, self._server.cache_max_bytes)
         loaded = self._opened(artefact, folder, from_cache=False)

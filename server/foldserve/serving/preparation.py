@@ -5,6 +5,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx_ir as ir
+
 from foldserve.errors import ExecutionFailed
 from foldserve.folding import FoldResult, fold
 from foldserve.observability.logging import get_logger
@@ -15,11 +17,12 @@ from foldserve.parity.remembered import RememberingSession
 from foldserve.runtime.in_memory import in_memory
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Provider, Session
+from foldserve.serving.artefacts import EVIDENCE, MODEL, WEIGHTS, Artefact
 from foldserve.serving.batchability import rows_are_independent
 from foldserve.serving.batcher import rows_of
 from foldserve.serving.choice import Candidate, Choice, Proof, choose
-from foldserve.serving.fold_tier import ALWAYS, fastest, folded_forms, median_seconds
-from foldserve.serving.ladder import UNFOLDED, Form, Optimisation
+from foldserve.serving.fold_tier import fastest, folded_forms, median_seconds
+from foldserve.serving.ladder import ALWAYS, UNFOLDED, Form, Optimisation
 from foldserve.serving.lifecycle import State
 from foldserve.serving.model_file import make_initialisers_constant, read_model
 from foldserve.serving.opening import Opening
@@ -88,6 +91,23 @@ def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages) 
             )
             with closing(choice.session):
                 return _found_out(choice, probes.probes, reference, provider_seconds)
+
+
+def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
+    """Write the files of an entry into ``folder``, which exists, and return its record."""
+    ir.save(prepared.choice.candidate.model, folder / MODEL, external_data=WEIGHTS)
+    if prepared.evidence is not None:
+        prepared.evidence.save(folder / EVIDENCE)
+    return Artefact(
+        variant=prepared.choice.candidate.form.variant,
+        provider=prepared.choice.session.provider,
+        provider_seconds=dict(prepared.provider_seconds),
+        optimisation=prepared.choice.optimisation,
+        fold_report=prepared.choice.candidate.fold_report,
+        parity_report=prepared.choice.parity_report,
+        batches=prepared.batches,
+        reference_seconds=prepared.reference_seconds,
+    )
 
 
 def _found_out(

@@ -9,7 +9,7 @@ import pytest
 from foldserve.errors import InvalidModel
 from foldserve.observability.logging import configure_logging
 from foldserve.serving import loader, preparation
-from foldserve.serving.artefacts import Artefact, write_artefact
+from foldserve.serving.artefacts import Artefact
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Servable
@@ -46,7 +46,7 @@ def test_a_second_load_opens_what_the_first_one_made(
     source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = _load(source, tmp_path / "cache")
-    monkeypatch.setattr(loader, "prepare", None)  # whoever prepares again fails
+    monkeypatch.setattr(preparation, "prepare", None)  # whoever prepares again fails
     second = _load(source, tmp_path / "cache")
     assert (first.provenance.from_cache, second.provenance.from_cache) == (False, True)
     assert second.provenance.fold_report == first.provenance.fold_report
@@ -78,6 +78,8 @@ def test_an_entry_that_is_another_model_is_found_out_by_its_answer(
 ) -> None:
     """All hashes fit: only asking the model tells."""
 
+    write_artefact = preparation.write_artefact
+
     def write_another(prepared: preparation.Prepared, folder: Path) -> Artefact:
         artefact = write_artefact(prepared, folder)
         model = ir.load(folder / "model.onnx")
@@ -90,7 +92,7 @@ def test_an_entry_that_is_another_model_is_found_out_by_its_answer(
         ir.save(model, folder / "model.onnx", external_data="model.onnx.data")
         return artefact
 
-    monkeypatch.setattr(loader, "write_artefact", write_another)
+    monkeypatch.setattr(preparation, "write_artefact", write_another)
     with pytest.raises(InvalidModel, match="answers differently each time"):
         _load(source, tmp_path / "cache")
     monkeypatch.undo()
