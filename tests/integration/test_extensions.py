@@ -1,5 +1,6 @@
 """Every extension that the server lists is used here, and what it does not list is refused."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from foldserve.rpc.metadata import EXTENSIONS, ON_DEMAND
 from foldserve.server import Server
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from readme_tables import README
 from running import EXAMPLE_MODELS, serving
 from small_models import add_model, chain, convolution
 
@@ -174,6 +176,11 @@ USES: dict[str, Callable[[GRPCInferenceServiceStub], None]] = {
 def test_what_is_listed_works(stub: GRPCInferenceServiceStub, extension: str) -> None:
     assert extension in stub.ServerMetadata(pb.ServerMetadataRequest()).extensions
     USES[extension](stub)
+
+
+def test_the_readme_lists_the_same_ones() -> None:
+    section = README.read_text().split("## The protocol\n")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == {*EXTENSIONS, *ON_DEMAND}
 
 
 def test_what_is_switched_off_is_not_listed(channel: grpc.Channel) -> None:

@@ -19,7 +19,9 @@ PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 ON_A_RUNNING_SERVER = [line for line in SHELL_LINES if "foldserve-client" in line or line.startswith("curl")]
 MAKE = [line for line in SHELL_LINES if line.startswith("make ")]
 WITHOUT_A_SERVER = [
-    line for line in SHELL_LINES if re.match(r"\.venv/bin/foldserve (inspect|fold|verify|freeze) ", line)
+    line
+    for line in SHELL_LINES
+    if re.match(r"\.venv/bin/foldserve (inspect|fold|verify|freeze|config) ", line)
 ]
 SERVE = [line for line in SHELL_LINES if "foldserve serve" in line]
 
