@@ -64,8 +64,9 @@ class Leaf:
         """A value in help texts and tables: a setting may say what it means to be unset."""
         if isinstance(value, tuple | list):
             return ", ".join(map(str, value)) or "none"
-        if value is None and isinstance(self.field.json_schema_extra, dict):
-            return str(self.field.json_schema_extra.get("unset", "none"))
+        if value is None:
+            extra = self.field.json_schema_extra
+            return str(extra.get("unset", "none")) if isinstance(extra, dict) else "none"
         return str(value).lower() if isinstance(value, bool) else str(value)
 
 
