@@ -39,7 +39,10 @@ def test_a_model_of_fixed_batch_is_configured_without_batching(tmp_path: Path) -
 
 
 def test_statistics_count_rows_runs_requests_and_failures(tmp_path: Path) -> None:
-    (tmp_path / "digits").symlink_to(EXAMPLE_MODELS / "digits")
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "1").symlink_to(EXAMPLE_MODELS / "digits" / "1")
+    # Rows of a run are measured at load, unless somebody says what he wants.
+    (tmp_path / "digits" / "foldserve.yaml").write_text("batching: {preferred_batch_sizes: [32]}\n")
     images = np.zeros((40, 1, 8, 8), np.float32)
     with (
         serving(tmp_path) as server,
