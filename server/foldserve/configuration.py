@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from foldserve.errors import ConfigurationError
-from foldserve.settings import problem
+from foldserve.settings_problems import problem
 from foldserve.yaml_file import read_mapping
 
 if TYPE_CHECKING:

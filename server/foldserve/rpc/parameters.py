@@ -27,13 +27,3 @@ def string(parameters: Parameters, name: str) -> str:
     if kind != "string_param":
         raise InvalidRequest(f"parameter '{name}' is text: send string_param, not {kind}")
     return parameters[name].string_param
-
-
-def flag(parameters: Parameters, name: str) -> bool:
-    """A parameter that is true or false, false if absent; raises :class:`InvalidRequest` for another kind."""
-    if name not in parameters:
-        return False
-    kind = parameters[name].WhichOneof("parameter_choice")
-    if kind != "bool_param":
-        raise InvalidRequest(f"parameter '{name}' is true or false: send bool_param, not {kind}")
-    return parameters[name].bool_param

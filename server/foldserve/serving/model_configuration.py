@@ -11,7 +11,8 @@ from foldserve.observability.logging import get_logger
 from foldserve.serving.repository import OWN_CONFIG, TRITON_CONFIG, ModelFolder
 from foldserve.serving.triton_config import parse_json, parse_text, values_of
 from foldserve.serving.triton_fields import check_fields
-from foldserve.settings import ModelSettings, ServerSettings, model_settings, problems
+from foldserve.settings import ModelSettings, ServerSettings, model_settings
+from foldserve.settings_problems import problems
 from foldserve.yaml_file import read_mapping
 
 log = get_logger()
