@@ -119,9 +119,10 @@ class _Finish:
             self._callback = callback
 
     def reached(self) -> None:
+        callback, self._callback = self._callback, None
         self._reached = True
-        if self._callback is not None:
-            self._callback(self)
+        if callback is not None:
+            callback(self)
 
 
 def _begin(event: Any, state: Any, method: DeferredMethod, deserializer: Any, serializer: Any) -> "_Finish":

@@ -76,8 +76,8 @@ class Batcher:
         stands = place(self._batching, priority, timeout_us, request.arrived)
         request.priority, request.overdue = stands.priority, stands.overdue
         request.deadline = min(request.deadline, stands.deadline)
-        too_large = self.most_rows is not None and request.rows > self.most_rows
-        parts = split(request, self.most_rows) if too_large and self.most_rows else [request]
+        most = self.most_rows
+        parts = [request] if most is None or request.rows <= most else split(request, most)
         with self._changed:
             if self._closed:
                 raise _closing()
@@ -97,7 +97,8 @@ class Batcher:
 
     def _refuse_beyond_capacity(self, stands: Place) -> None:
         most = stands.policy.max_queue_size
-        if len(self._line) >= self._capacity:
+        # Whoever finds an idle instance is in line for no more than a moment, and does not wait.
+        if len(self._line) >= self._capacity + self._idle:
             scope, most = "this model", self._capacity
         elif most and sum(one.priority == stands.priority for one in self._line) >= most:
             scope = f"priority {stands.priority} of this model"
@@ -109,9 +110,10 @@ class Batcher:
 
     def _drain_s(self) -> float:
         """What the requests in line will take, by what runs took lately, in seconds."""
-        batches = ceil(sum(waiting.rows for waiting in self._line) / self.most_rows) if self.most_rows else 0
+        rows = sum(waiting.rows for waiting in self._line)
+        batches = ceil(rows / self.most_rows) if self.most_rows else len(self._line)
         least, most = RETRY_AFTER_S
-        return min(max((batches or len(self._line)) * self._run_s / self._instances, least), most)
+        return min(max(batches * self._run_s / self._instances, least), most)
 
     def _engine(self) -> None:
         _let_others_finish_first()

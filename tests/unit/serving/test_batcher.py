@@ -270,6 +270,36 @@ def test_a_full_line_refuses_tells_when_to_come_again_and_goes_on(
         caller.execution()
 
 
+def test_without_a_line_requests_still_run_on_an_idle_engine(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(capacity=0)
+    Caller(batcher, images[:1]).execution()
+    first = _occupy(session, batcher, images[:1])
+    with pytest.raises(QueueFull, match="0 requests are waiting"):
+        Caller(batcher, images[:1])
+    session.free.set()
+    first.execution()
+
+
+def test_what_a_refused_caller_is_told_follows_from_what_runs_take(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(capacity=5, most_rows=1)
+    first = _occupy(session, batcher, images[:1])
+    time.sleep(0.05)
+    session.free.set()
+    first.execution()
+    callers = [_occupy(session, batcher, images[:1])]
+    callers += [Caller(batcher, images[:1]) for _ in range(5)]
+    with pytest.raises(QueueFull) as refusal:
+        Caller(batcher, images[:1])
+    assert refusal.value.retry_after_s >= 5 * 0.05
+    session.free.set()
+    for caller in callers:
+        caller.execution()
+
+
 def test_one_priority_cannot_fill_the_line_beyond_its_own_limit(
     session: HeldSession, make_batcher: MakeBatcher, images: Array
 ) -> None:
