@@ -227,6 +227,17 @@ class ModelSettings(ModelDefaults):
     outputs: tuple[DeclaredTensor, ...] = ()
     """Outputs that the model must have; any of them."""
 
+    @model_validator(mode="after")
+    def _batches_that_may_be(self) -> Self:
+        """Refuse to wait for batches that are larger than any may be."""
+        largest = max(self.batching.preferred_batch_sizes, default=0)
+        if largest > self.max_batch_size:
+            raise ValueError(
+                f"preferred_batch_sizes has {largest}, but max_batch_size is {self.max_batch_size}; "
+                f"raise that, or leave this out"
+            )
+        return self
+
 
 class ServerSettings(ModelDefaults):
     """Everything ``foldserve serve`` can be told; each field is a flag and a ``FOLDSERVE_*`` variable."""

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 from foldserve.settings import ServerSettings, model_settings
+from pydantic import ValidationError
 
 MODELS = (Path("models"),)
 
@@ -20,3 +22,26 @@ def test_a_limit_that_nobody_set_stays_unset_for_the_model() -> None:
     server = ServerSettings(repository=MODELS)
     assert not model_settings(server).parity.model_fields_set
     assert model_settings(server, {"parity": {"relative_l2": 1.0}}).parity.model_fields_set == {"relative_l2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (
+            {"batching": {"preferred_batch_sizes": [4, 64]}, "max_batch_size": 32},
+            ("preferred_batch_sizes", "max_batch_size"),
+        ),
+        (
+            {"batching": {"priority_levels": 2, "default_priority_level": 3}},
+            ("default_priority_level", "priority_levels"),
+        ),
+        (
+            {"batching": {"priority_queue_policies": {"1": {}}}},
+            ("priority_queue_policies", "priority_levels"),
+        ),
+    ],
+)
+def test_contradictions_are_refused_naming_both(given: dict[str, object], names: tuple[str, str]) -> None:
+    with pytest.raises(ValidationError) as failure:
+        model_settings(ServerSettings(repository=MODELS), given)
+    assert all(name in str(failure.value) for name in names)
