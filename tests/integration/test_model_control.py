@@ -147,7 +147,7 @@ def test_tensors_have_the_shapes_that_the_configuration_offers(tmp_path: Path) -
         config = stub.ModelConfig(pb.ModelConfigRequest(name="densenet_onnx")).config
     assert values.shape == (4,)
     assert [list(tensor.shape) for tensor in (*metadata.inputs, *metadata.outputs)] == [[3, 8, 8], [4]]
-    assert [list(tensor.dims) for tensor in (*config.input, *config.output)] == [[3, 8, 8], [4]]
+    assert (list(config.input[0].dims), list(config.output[0].dims)) == ([3, 8, 8], [4])
 
 
 def test_a_broken_configuration_stops_no_other_model(tmp_path: Path) -> None:
