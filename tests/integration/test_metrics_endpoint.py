@@ -1,12 +1,14 @@
 """/metrics of a serving server, parsed by Prometheus's own text parser."""
 
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 from foldserve.server import Server
 from foldserve_client import Client, InvalidArgument, NotFound
 from prometheus_client.parser import text_string_to_metric_families
+from running import EXAMPLE_MODELS, serving
 
 
 def _scrape(server: Server) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -56,7 +58,14 @@ def test_loading_leaves_its_facts(server: Server) -> None:
     assert 0 < samples[_key("foldserve_parity_relative_l2", output="logits")] < 1e-5
     assert 0 < samples[_key("foldserve_parity_scaled_max", output="logits")] < 1e-4
     assert samples[_key("foldserve_parity_top1_agreement", output="logits")] == 1
-    for stage in ("loading", "folding", "proving", "warming"):
+    for stage in ("loading", "warming"):
+        assert samples[_key("foldserve_load_duration_seconds", stage=stage)] > 0
+
+
+def test_preparing_leaves_what_each_stage_took(tmp_path: Path) -> None:
+    with serving(EXAMPLE_MODELS, cache_dir=tmp_path) as server:
+        samples = _scrape(server)
+    for stage in ("loading", "folding", "proving", "warming", "tuning"):
         assert samples[_key("foldserve_load_duration_seconds", stage=stage)] > 0
 
 
