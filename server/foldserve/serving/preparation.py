@@ -95,7 +95,7 @@ def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages) 
 
 def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
     """Write the files of an entry into ``folder``, which exists, and return its record."""
-    ir.save(prepared.choice.candidate.model, folder / MODEL, external_data=WEIGHTS)
+    ir.save(_without_files(prepared.choice.candidate.model), folder / MODEL, external_data=WEIGHTS)
     if prepared.evidence is not None:
         prepared.evidence.save(folder / EVIDENCE)
     return Artefact(
@@ -108,6 +108,17 @@ def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
         batches=prepared.batches,
         reference_seconds=prepared.reference_seconds,
     )
+
+
+def _without_files(model: ir.Model) -> ir.Model:
+    """A copy whose weights are arrays, mapped where they lie in files: saving would close these under them."""
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    return copy
 
 
 def _found_out(
