@@ -111,7 +111,7 @@ def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
 
 
 def _without_files(model: ir.Model) -> ir.Model:
-    """A copy whose weights are arrays, mapped where they lie in files: saving would close these under them."""
+    """A copy whose weights are arrays, mapped where they lie in files: saving would close such files."""
     copy = model.clone()
     for graph in copy.graphs():
         for value in graph.initializers.values():
