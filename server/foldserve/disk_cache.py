@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from foldserve import __version__
 
 ENTRY = "entry.json"
+
+RECENT_S = 60.0
+"""Entries that were used so lately, in seconds, are not pruned."""
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -77,13 +81,14 @@ def write_entry(folder: Path, make: Callable[[Path], Record]) -> Record:
 def prune(cache: Path, most_bytes: int) -> None:
     """Remove the entries below ``cache`` that were used longest ago, until the others fit in ``most_bytes``.
 
-    The entry used last always stays. Files that a process has open or mapped live on for it.
+    Those of the last minute always stay: somebody may be about to open them. Files that a process has open
+    or mapped live on for it.
     """
     entries = sorted(cache.glob(f"*/*/{ENTRY}"), key=_last_used, reverse=True)
     total = 0
-    for index, entry in enumerate(entries):
+    for entry in entries:
         total += sum(file.stat().st_size for file in entry.parent.iterdir())
-        if index and total > most_bytes:
+        if total > most_bytes and _last_used(entry) < time.time() - RECENT_S:
             shutil.rmtree(entry.parent, ignore_errors=True)
 
 

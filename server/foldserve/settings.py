@@ -106,10 +106,10 @@ class ModelDefaults(_Settings):
     objective: Objective = Objective.THROUGHPUT
     """What instances and threads are measured for at load, where they are not set."""
 
-    instances: int | None = Field(default=None, ge=1, json_schema_extra=MEASURED)
+    instances: int | None = Field(default=None, ge=1, le=1024, json_schema_extra=MEASURED)
     """Runs of one model at the same time; measured at load unless set."""
 
-    intra_op_threads: int | None = Field(default=None, ge=1, json_schema_extra=MEASURED)
+    intra_op_threads: int | None = Field(default=None, ge=1, le=1024, json_schema_extra=MEASURED)
     """Threads within one run of a model; measured at load unless set."""
 
 

@@ -85,16 +85,22 @@ def test_keys_tell_contents_and_versions_apart() -> None:
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
-    names = ["a", "b", "c", "d"]
-    for age, name in enumerate(names):
+    for age, name in enumerate(["a", "b", "c", "d"]):
         write_entry(tmp_path / "models" / name, _make)
         os.utime(tmp_path / "models" / name / ENTRY, (age, age))
     assert read_entry(tmp_path / "models" / "a", Record) is not None  # used just now
     size = sum(file.stat().st_size for file in (tmp_path / "models" / "a").iterdir())
     prune(tmp_path, 2 * size)
     assert sorted(child.name for child in (tmp_path / "models").iterdir()) == ["a", "d"]
+
+
+def test_what_was_made_just_now_stays_for_whoever_is_about_to_open_it(tmp_path: Path) -> None:
+    write_entry(tmp_path / "models" / "a", _make)
     prune(tmp_path, 0)
-    assert [child.name for child in (tmp_path / "models").iterdir()] == ["a"]
+    assert read_entry(tmp_path / "models" / "a", Record) is not None
+    os.utime(tmp_path / "models" / "a" / ENTRY, (1, 1))
+    prune(tmp_path, 0)
+    assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_an_entry_that_somebody_else_made_in_the_meantime_stays(tmp_path: Path) -> None:

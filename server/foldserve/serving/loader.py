@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foldserve.disk_cache import prune, read_entry, write_entry
-from foldserve.errors import InvalidModel
+from foldserve.errors import InvalidModel, LoadFailed
 from foldserve.observability.logging import get_logger
 from foldserve.runtime.memory import return_freed_memory
 from foldserve.runtime.providers import resolve_provider
@@ -40,6 +40,7 @@ def load(
         loading = _Loading(source, settings, server, Stages(lifecycle), Path(scratch))
         loaded = loading.restored() or loading.prepared()
     return_freed_memory()
+    loading.prune()
     loading.stages.pass_through(State.FOLDING, State.PROVING, State.WARMING)
     return loading.servable(loaded)
 
@@ -83,7 +84,11 @@ class _Loading:
             artefact = read_entry(folder, Artefact)
         if artefact is None:
             return None
-        loaded = self._opened(artefact, folder, from_cache=True)
+        try:
+            loaded = self._opened(artefact, folder, from_cache=True)
+        except LoadFailed as error:
+            log.warning("a cached model cannot be opened", model=self._name, reason=str(error))
+            loaded = None
         if loaded is None:
             log.warning("a cached model does not answer as it did: preparing it anew", model=self._name)
             shutil.rmtree(folder, ignore_errors=True)
@@ -105,8 +110,6 @@ class _Loading:
                 log.warning("the cache cannot be written: preparing again at each start", reason=str(error))
                 folder = self._scratch / "model"
                 artefact = write_entry(folder, lambda into: preparation.write_artefact(made, into))
-        with contextlib.suppress(OSError):  # another server may be pruning the same cache
-            prune(self._cache, self._server.cache_max_bytes)
         loaded = self._opened(artefact, folder, from_cache=False)
         if loaded is None:
             raise InvalidModel(
@@ -114,6 +117,11 @@ class _Loading:
                 "remove what is random from it"
             )
         return loaded
+
+    def prune(self) -> None:
+        """Keep the cache within its bounds; a model that is open by now needs its entry no more."""
+        with contextlib.suppress(OSError):  # another server may be pruning the same cache
+            prune(self._cache, self._server.cache_max_bytes)
 
     def servable(self, loaded: _Loaded) -> Servable:
         """The servable that answers with ``loaded``."""

@@ -19,6 +19,9 @@ from foldserve.settings import ModelSettings
 
 log = get_logger()
 
+LARGEST_TRIED = 256
+"""Rows of the largest batch that is measured."""
+
 _measuring = threading.Lock()
 """Models that load side by side would measure each other."""
 
@@ -39,16 +42,19 @@ def tuned(
     """
     cpus = available_cpus()
     candidates = layouts(cpus, settings.instances, settings.intra_op_threads)
-    rows = batch_sizes(max(1, settings.max_batch_size)) if artefact.batches else [1]
+    most_rows = max(1, settings.max_batch_size) if artefact.batches else 1
+    rows = batch_sizes(min(most_rows, LARGEST_TRIED))
     if evidence is None or len(candidates) * len(rows) == 1:
-        return Tuning(layout=candidates[-1], most_rows=rows[-1])
+        return Tuning(layout=candidates[-1], most_rows=most_rows)
     deciding = settings.model_dump_json(include={"objective", "instances", "intra_op_threads"})
-    entry = tunings / entry_key([artefact_key, deciding, f"{rows}", f"{cpus} x {cpu_model()}"])
+    entry = tunings / entry_key([artefact_key, deciding, f"{most_rows}", f"{cpus} x {cpu_model()}"])
     known = read_entry(entry, Tuning)
     if known is not None:
         return known
     with _measuring:
         tuning = _measured(candidates, rows, evidence.probe, settings, open_with)
+    if tuning.most_rows == rows[-1]:  # the more the better, as far as was tried
+        tuning = tuning.model_copy(update={"most_rows": most_rows})
     try:
         write_entry(entry, lambda _: tuning)
     except OSError:
@@ -63,9 +69,12 @@ def _measured(
     settings: ModelSettings,
     open_with: Callable[[int], Session],
 ) -> Tuning:
-    batches = {size: _repeated(probe, size) for size in rows} if len(rows) > 1 else {rows[0]: probe}
+
+    def run(session: Session, size: int) -> None:
+        session.run(_repeated(probe, size) if len(rows) > 1 else probe)
+
     try:
-        found = list(measure(candidates, rows, open_with, lambda session, size: session.run(batches[size])))
+        found = list(measure(candidates, rows, open_with, run))
     except ExecutionFailed:
         return Tuning(layout=candidates[-1], most_rows=rows[-1])
     return best(found, settings.objective)

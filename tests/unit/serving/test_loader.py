@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from foldserve.disk_cache import read_entry
 from foldserve.errors import InvalidModel
 from foldserve.observability.logging import configure_logging
 from foldserve.serving import loader, preparation
@@ -13,6 +14,7 @@ from foldserve.serving.artefacts import Artefact
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Servable
+from foldserve.serving.tune import LARGEST_TRIED
 from foldserve.settings import LogFormat, LogLevel, ServerSettings, model_settings
 from running import EXAMPLE_MODELS
 
@@ -134,3 +136,28 @@ def test_another_objective_is_measured_anew_on_the_cached_model(source: ModelVer
     assert second.provenance.from_cache
     assert second.provenance.tuning.measurements
     assert second.provenance.tuning != first.provenance.tuning
+
+
+def test_an_entry_that_cannot_be_opened_is_made_again(
+    source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when somebody empties the cache in just this moment."""
+    _load(source, tmp_path / "cache")
+    found = read_entry
+
+    def found_and_lost(folder: Path, kind: type[Artefact]) -> Artefact | None:
+        record = found(folder, kind)
+        shutil.rmtree(folder)
+        return record
+
+    monkeypatch.setattr(loader, "read_entry", found_and_lost)
+    servable = _load(source, tmp_path / "cache")
+    assert not servable.provenance.from_cache
+    assert _answer(servable).shape == (2, 10)
+
+
+def test_a_batch_limit_of_any_size_costs_no_memory_to_tune(source: ModelVersion, tmp_path: Path) -> None:
+    servable = _load(source, tmp_path / "cache", max_batch_size=1 << 30)
+    tuning = servable.provenance.tuning
+    assert max(one.rows for one in tuning.measurements) <= LARGEST_TRIED
+    assert servable.most_rows == 1 << 30
