@@ -8,7 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 Dims = Sequence[int | str]
-Operator = tuple[str, list[NDArray[np.float32]], dict[str, int]]
+Operator = tuple[str, Sequence[NDArray[np.generic]], dict[str, int]]
 """Name, constants after the first input, attributes."""
 
 

@@ -16,6 +16,7 @@ from foldserve.serving.ladder import MOST_UNFOLDINGS
 from foldserve_client import Client
 from numpy.typing import NDArray
 from running import EXAMPLE_MODELS, serving
+from small_models import Operator, add_model, batch_norm, chain
 
 FIRST_SITE = "features.1/BatchNormalization"
 
@@ -171,3 +172,25 @@ def test_a_wrong_optimisation_of_the_runtime_is_left_out(tmp_path: Path) -> None
         assert client.parity("pooled").report.verdict == "within_budget"
         answer = client.infer("pooled", np.ones((1, 1, 6, 6), np.float32)).output
         np.testing.assert_array_equal(answer[0, 0], [[0, 0], [0, -1]])  # the last window reaches no padding
+
+
+def test_an_imprecise_kernel_of_the_runtime_costs_neither_the_fold_nor_the_rest(tmp_path: Path) -> None:
+    """Average pooling of large maps in ONNX Runtime's blocked layout adds up in plain float32."""
+    weights = np.random.default_rng(7).normal(size=(2, 16, 16, 3, 3)).astype(np.float32)
+    layers: list[Operator] = [
+        ("Tile", [np.array([1, 1, 14, 14])], {}),
+        ("Conv", [weights[0, :, :3]], {}),
+        batch_norm(16),
+        ("Relu", [], {}),
+        ("Conv", [weights[1]], {}),
+        ("Relu", [], {}),
+        ("GlobalAveragePool", [], {}),
+    ]
+    add_model(tmp_path / "models", "pooled", chain(["batch", 3, 8, 8], *layers))
+    budget = {"relative_l2": 2e-6, "scaled_max": 4e-6}
+    served = _serving(tmp_path / "models", parity=budget)
+    with served as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        facts = client.model_metadata("pooled").properties
+        assert facts["foldserve.variant"] == "folded"
+        assert facts["foldserve.runtime_optimisation"] == "without Pad_Fusion, NchwcTransformer"
+        assert client.parity("pooled").report.verdict == "within_budget"

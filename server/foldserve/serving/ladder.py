@@ -20,6 +20,9 @@ class Optimisation(StrEnum):
     SOUND = "sound"
     """Everything but the optimisers that change what some models compute."""
 
+    PRECISE = "precise"
+    """Nor those that bring in kernels with larger rounding errors."""
+
     OFF = "off"
 
 
@@ -36,6 +39,13 @@ class Form:
 
 
 UNFOLDED = Form(Variant.UNFOLDED)
+
+LESS = {
+    Optimisation.ALL: Optimisation.SOUND,
+    Optimisation.SOUND: Optimisation.PRECISE,
+    Optimisation.PRECISE: Optimisation.OFF,
+}
+"""What is tried of the runtime next, where no fold is at fault."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +75,22 @@ class Finding:
 def next_attempt(findings: Sequence[Finding]) -> Attempt | None:
     """What to try after the last of ``findings``, of which there is at least one; None: that one serves.
 
-    Wrong sites are unfolded. Where every site is right, the runtime is suspected: first of its unsound
-    optimisers, then of what it makes of a higher fold tier. Then comes the unfolded model, and at last the
-    unfolded model without optimisation: that is the reference itself, which serves whatever was found, and
-    at once where nothing can be proven.
+    Wrong sites are unfolded. Where every site is right, the runtime is suspected: of what it makes of a
+    higher fold tier, of its unsound optimisers, of its imprecise ones, of all. Then the unfolded model is
+    tried in the same way; without optimisation that is the reference itself, which serves whatever was
+    found, and at once where nothing can be proven.
     """
     last = findings[-1]
     form, optimisation = last.attempt.form, last.attempt.optimisation
     if last.passed or last.attempt == REFERENCE:
         return None
-    if form == UNFOLDED or not last.proven:
+    if not last.proven:
         return REFERENCE
     if last.wrong_sites:
         unfoldings = len({finding.attempt.form.kept for finding in findings}) - 1
         kept = form.kept | last.wrong_sites
         possible = kept != form.kept and unfoldings < MOST_UNFOLDINGS
         return Attempt(replace(form, kept=kept), optimisation) if possible else Attempt(UNFOLDED)
-    if optimisation is Optimisation.ALL:
-        return Attempt(form, Optimisation.SOUND)
     if form.tier > ALWAYS:
         return Attempt(replace(form, tier=ALWAYS))
-    return Attempt(UNFOLDED)
+    return Attempt(form, LESS[optimisation]) if optimisation in LESS else Attempt(UNFOLDED)

@@ -5,10 +5,19 @@ from pathlib import Path
 
 from foldserve.runtime.cuda import cuda_options
 from foldserve.runtime.in_memory import InMemoryModel
-from foldserve.runtime.onnxruntime_session import UNSOUND_OPTIMISERS, OnnxRuntimeSession
+from foldserve.runtime.onnxruntime_session import (
+    IMPRECISE_OPTIMISERS,
+    UNSOUND_OPTIMISERS,
+    OnnxRuntimeSession,
+)
 from foldserve.runtime.session import Session
 from foldserve.serving.ladder import Optimisation
 from foldserve.settings import ModelSettings, ProviderChoice
+
+DISABLED = {
+    Optimisation.SOUND: UNSOUND_OPTIMISERS,
+    Optimisation.PRECISE: (*UNSOUND_OPTIMISERS, *IMPRECISE_OPTIMISERS),
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Opening:
             provider=provider,
             cuda=cuda_options(self.settings.parity, self.settings.cudnn_search),
             optimise=optimisation is not Optimisation.OFF,
-            disabled_optimisers=UNSOUND_OPTIMISERS if optimisation is Optimisation.SOUND else (),
+            disabled_optimisers=DISABLED.get(optimisation, ()),
             intra_op_threads=intra_op_threads,
             name=self.name,
         )
@@ -39,4 +48,4 @@ class Opening:
 
 def in_words(optimisation: Optimisation) -> str:
     """As metadata and log lines have it: with the names of what is left out."""
-    return f"without {', '.join(UNSOUND_OPTIMISERS)}" if optimisation is Optimisation.SOUND else optimisation
+    return f"without {', '.join(DISABLED[optimisation])}" if optimisation in DISABLED else optimisation
