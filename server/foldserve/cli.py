@@ -81,12 +81,16 @@ def serve(chosen: Effective[ServerSettings]) -> None:
 
     stop = threading.Event()
 
-    def stop_or_end(wanted: int, _: object) -> None:
+    def end_gently(*_: object) -> None:
         stop.set()
-        signal.signal(wanted, signal.SIG_DFL)  # whoever asks twice does not want to wait
 
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, stop_or_end)
+    def end_gently_once(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a person who asks twice does not want to wait
+
+    # Supervisors may signal a process and its group: the drain's time-out bounds it, not a second signal.
+    signal.signal(signal.SIGTERM, end_gently)
+    signal.signal(signal.SIGINT, end_gently_once)
     with Server(settings) as server:
         stop.wait()
     if server.loading:

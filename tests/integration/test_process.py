@@ -16,6 +16,8 @@ import grpc
 import numpy as np
 import pytest
 from foldserve_client import Client
+from foldserve_proto import grpc_service_pb2 as pb
+from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from running import EXAMPLE_MODELS
 
 SERVE = [
@@ -77,6 +79,13 @@ def test_a_signal_drains_and_ends_with_zero(process: Process, wanted: signal.Sig
     assert events[-3:] == ["stopping", "model unloaded", "stopped"]
 
 
+def test_a_supervisor_that_signals_twice_still_gets_a_clean_end(process: Process) -> None:
+    for _ in range(3):
+        process.process.send_signal(signal.SIGTERM)
+    assert process.finish(signal.SIGTERM) == 0
+    assert process.records[-1]["event"] == "stopped"
+
+
 def test_requests_in_flight_are_answered_before_the_end(process: Process) -> None:
     images = np.zeros((256, 1, 8, 8), np.float32)
     answered: list[tuple[int, ...]] = []
@@ -104,6 +113,22 @@ def test_requests_in_flight_are_answered_before_the_end(process: Process) -> Non
     assert {was_stopping for was_stopping, _ in refused} == {True}
     # CANCELLED is what gRPC tells a call that arrives in the moment the listener closes
     assert {code for _, code in refused} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def test_a_log_that_nobody_reads_any_more_fails_nothing() -> None:
+    explicit = ["--model-control", "explicit", "--load-models", "digits"]
+    with _started("--repository", str(EXAMPLE_MODELS), *explicit) as started:
+        assert started.process.stderr is not None
+        started.process.stderr.close()
+        with grpc.insecure_channel(f"127.0.0.1:{started.record('listening')['grpc_port']}") as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="digits"))
+            stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="digits"))
+            with pytest.raises(grpc.RpcError) as failure:
+                stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="nothing"))
+            assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+        started.process.send_signal(signal.SIGTERM)
+        assert started.process.wait(60) == 0
 
 
 def test_torch_is_never_imported_by_the_serving_process(tmp_path: Path) -> None:

@@ -74,7 +74,12 @@ class _Loading:
         self._opening = Opening(self._name, settings)
         self.stages = stages
         with stages.of(State.LOADING):
-            self._key = artefact_key(source, settings, resolve_provider(settings.provider))
+            try:
+                self._key = artefact_key(source, settings, resolve_provider(settings.provider))
+            except OSError as error:
+                raise InvalidModel(
+                    f"{self._name} cannot be read: {error.strerror} ({error.filename}); mend its rights"
+                ) from None
         self._cache = server.cache_dir.expanduser()
 
     def restored(self) -> _Loaded | None:
@@ -84,14 +89,22 @@ class _Loading:
             artefact = read_entry(folder, Artefact)
         if artefact is None:
             return None
+        reason = "it does not answer as it did"
         try:
             loaded = self._opened(artefact, folder, from_cache=True)
         except LoadFailed as error:
-            log.warning("a cached model cannot be opened", model=self._name, reason=str(error))
-            loaded = None
+            loaded, reason = None, str(error)
         if loaded is None:
-            log.warning("a cached model does not answer as it did: preparing it anew", model=self._name)
+            log.warning("preparing a cached model anew", model=self._name, reason=reason)
             shutil.rmtree(folder, ignore_errors=True)
+        elif not artefact.parity_report.passed:
+            log.error(
+                "parity breach when this model was prepared",
+                model=self._name,
+                serving=artefact.variant,
+                optimisation=in_words(artefact.optimisation),
+                evidence=artefact.parity_report.explanation,
+            )
         return loaded
 
     def prepared(self) -> _Loaded:

@@ -55,6 +55,11 @@ def read_model(file: Path) -> ir.Model:
                     f"{file}: the data of '{value.name}' lies in {tensor.location}, outside the model's "
                     f"folder; put it beside the model"
                 )
+            if isinstance(tensor, ir.ExternalTensor) and not Path(tensor.path).is_file():
+                raise InvalidModel(
+                    f"{file} keeps the data of '{value.name}' in {tensor.location}, which is not in "
+                    f"{folder}; copy it there"
+                )
     return model
 
 

@@ -44,9 +44,10 @@ class ModelVersion:
     def model_file(self) -> Path:
         """The file to load; raises :class:`UnsupportedModel` when there is none, or only a pickle."""
         for candidate in (self.file,) if self.file else MODEL_FILES:
-            file = self.folder / candidate
-            if file.is_file():
-                return _of_a_kind_we_take(file)
+            # Triton's form for a model of several files: a folder with the model's name, and the model in it.
+            for file in (self.folder / candidate, self.folder / candidate / candidate):
+                if file.is_file():
+                    return _of_a_kind_we_take(file)
         for file in sorted(self.folder.iterdir()):
             if file.suffix in PICKLE_SUFFIXES:
                 refuse_pickle(file)

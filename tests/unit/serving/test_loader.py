@@ -99,7 +99,7 @@ def test_an_entry_that_is_another_model_is_found_out_by_its_answer(
         _load(source, tmp_path / "cache")
     monkeypatch.undo()
     assert not _load(source, tmp_path / "cache").provenance.from_cache
-    assert "does not answer as it did" in capfd.readouterr().err
+    assert "it does not answer as it did" in capfd.readouterr().err
 
 
 def test_a_changed_model_or_setting_is_another_entry(source: ModelVersion, tmp_path: Path) -> None:
@@ -161,3 +161,36 @@ def test_a_batch_limit_of_any_size_costs_no_memory_to_tune(source: ModelVersion,
     tuning = servable.provenance.tuning
     assert max(one.rows for one in tuning.measurements) <= LARGEST_TRIED
     assert servable.most_rows == 1 << 30
+
+
+def test_a_failed_proof_is_told_at_each_start(
+    source: ModelVersion, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    budget = {"relative_l2": 1e-12, "scaled_max": 1e-12}
+    for from_cache in (False, True):
+        servable = _load(source, tmp_path / "cache", parity=budget)
+        assert servable.provenance.from_cache is from_cache
+        assert ("breach" in capfd.readouterr().err) is not servable.provenance.parity_report.passed
+
+
+def test_files_that_cannot_be_read_are_named(
+    source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied", "model.onnx")
+
+    monkeypatch.setattr(loader, "artefact_key", refuse)  # rights do not stop the tests' own user everywhere
+    with pytest.raises(InvalidModel, match=r"cannot be read: Permission denied \(model\.onnx\)"):
+        _load(source, tmp_path / "cache")
+
+
+def test_a_model_of_several_files_in_a_folder_of_its_own(source: ModelVersion, tmp_path: Path) -> None:
+    """Triton's form: 1/model.onnx/model.onnx with its weights beside it."""
+    model = ir.load(source.folder / "model.onnx")
+    (source.folder / "model.onnx").unlink()
+    (source.folder / "model.onnx").mkdir()
+    ir.save(model, source.folder / "model.onnx" / "model.onnx", external_data="weights")
+    assert _answer(_load(source, tmp_path / "cache")).shape == (2, 10)
+    (source.folder / "model.onnx" / "weights").unlink()
+    with pytest.raises(InvalidModel, match="in weights, which is not in"):
+        _load(source, tmp_path / "cache")
