@@ -17,10 +17,12 @@ from math import ceil, inf
 import numpy as np
 
 from foldserve.errors import DeadlineExpired, ModelNotReady, QueueFull, RequestCancelled
+from foldserve.observability.logging import get_logger
 from foldserve.runtime.session import Array, Session
-from foldserve.serving.line import Cut, Execution, Waiting, cut
+from foldserve.serving.line import Cut, cut, without_gone
 from foldserve.serving.queue_policy import Place, place
-from foldserve.serving.split import split
+from foldserve.serving.split import Part, waiting_in_parts
+from foldserve.serving.waiting import Execution, Waiting
 from foldserve.settings import Batching
 
 FRESH_SHARE = 0.1
@@ -29,11 +31,19 @@ FRESH_SHARE = 0.1
 RETRY_AFTER_S = (0.01, 30.0)
 """Least and most that a refused caller is told to wait, in seconds."""
 
+ASK_WHO_IS_GONE_EVERY_S = 0.01
+"""Least time between two times that all callers in a full line are asked whether they are still there."""
+
+Outcome = tuple[Waiting, Execution | Exception]
+
+log = get_logger()
+
 
 class Batcher:
     """Runs requests on a session, ``instances`` batches of at most ``most_rows`` rows at a time.
 
-    ``most_rows`` None: requests of this model cannot share a run. ``capacity`` is the most requests in line.
+    ``most_rows`` None: requests of this model cannot share a run; it becomes so once a run of several gives
+    other rows than it was given. ``capacity`` is the most requests in line, ``model`` a name for the log.
     """
 
     def __init__(
@@ -44,8 +54,10 @@ class Batcher:
         instances: int,
         capacity: int,
         batching: Batching | None = None,
+        model: str = "",
     ) -> None:
         self.most_rows = most_rows
+        self._model = model
         self._session = session
         self._instances = self._idle = instances
         self._capacity = capacity
@@ -54,6 +66,7 @@ class Batcher:
         self._changed = threading.Condition(threading.Lock())
         self._closed = False
         self._run_s = 0.0
+        self._asked_who_is_gone = -inf
         for index in range(instances + 1):
             threading.Thread(target=self._engine, name=f"engine-{index}", daemon=True).start()
 
@@ -77,14 +90,23 @@ class Batcher:
         request.priority, request.overdue = stands.priority, stands.overdue
         request.deadline = min(request.deadline, stands.deadline)
         most = self.most_rows
-        parts = [request] if most is None or request.rows <= most else split(request, most)
+        waiting = request if most is None else waiting_in_parts(request, most)
+        gone = Cut([], [], [], [])
         with self._changed:
             if self._closed:
                 raise _closing()
-            self._refuse_beyond_capacity(stands)
-            self._line += parts
-            if self._idle:
-                self._changed.notify(len(parts))
+            refusal = self._refusal(stands)
+            if refusal is not None and self._may_ask_who_is_gone():
+                gone = without_gone(self._line, time.monotonic())
+                self._line = gone.rest
+                refusal = self._refusal(stands)
+            if refusal is None:
+                self._line.append(waiting)
+                if self._idle:
+                    self._changed.notify()
+        _dismiss(gone)
+        if refusal is not None:
+            raise refusal
 
     def close(self) -> None:
         """End the engine's threads after what they run now; refuse what is in line and what comes."""
@@ -93,9 +115,10 @@ class Batcher:
             left, self._line = self._line, []
             self._changed.notify_all()
         for waiting in left:
-            waiting.done(_closing())
+            _tell(waiting, _closing())
 
-    def _refuse_beyond_capacity(self, stands: Place) -> None:
+    def _refusal(self, stands: Place) -> QueueFull | None:
+        """Why there is no place in line; None if there is one."""
         most = stands.policy.max_queue_size
         # Whoever finds an idle instance is in line for no more than a moment, and does not wait.
         if len(self._line) >= self._capacity + self._idle:
@@ -103,10 +126,18 @@ class Batcher:
         elif most and sum(one.priority == stands.priority for one in self._line) >= most:
             scope = f"priority {stands.priority} of this model"
         else:
-            return
-        raise QueueFull(
+            return None
+        return QueueFull(
             f"{most} requests are waiting for {scope}, the most it may have; retry later", self._drain_s()
         )
+
+    def _may_ask_who_is_gone(self) -> bool:
+        """Not at every refusal: to ask all callers costs more than to refuse one, and most are there."""
+        now = time.monotonic()
+        if now - self._asked_who_is_gone < ASK_WHO_IS_GONE_EVERY_S:
+            return False
+        self._asked_who_is_gone = now
+        return True
 
     def _drain_s(self) -> float:
         """What the requests in line will take, by what runs took lately, in seconds."""
@@ -117,14 +148,15 @@ class Batcher:
 
     def _engine(self) -> None:
         _let_others_finish_first()
-        while (decision := self._next()) is not None:
-            for waiting in decision.expired:
-                waiting.done(_expired())
-            for waiting in decision.cancelled:
-                waiting.done(RequestCancelled("the caller went away; nothing was computed"))
-            if decision.batch:
-                self._execute(decision.batch)
-            del decision
+        try:
+            while (decision := self._next()) is not None:
+                _dismiss(decision)
+                if decision.batch:
+                    self._execute(decision.batch)
+                del decision
+        except Exception:
+            log.exception("an engine has ended; its model answers no more", model=self._model)
+            self.close()
 
     def _next(self) -> Cut | None:
         """Wait for something to do, and take it out of the line; None once closed."""
@@ -141,38 +173,46 @@ class Batcher:
                             self._changed.notify()
                         return decision
                     held_until = decision.held_until
-                self._changed.wait(None if held_until == inf else max(0.0, held_until - time.monotonic()))
+                wait_s = min(max(0.0, held_until - time.monotonic()), threading.TIMEOUT_MAX)
+                self._changed.wait(None if held_until == inf else wait_s)
         return None
 
     def _execute(self, batch: Sequence[Waiting]) -> None:
         """Run one batch, hand the engine on as soon as it is free, then answer everybody in the batch."""
+        outcomes = self._outcomes(batch)
+        first = outcomes[0][1] if outcomes else None
+        self._hand_on(first.compute_infer_s if isinstance(first, Execution) else None)
+        for waiting, outcome in outcomes:
+            _tell(waiting, outcome)
+
+    def _outcomes(self, batch: Sequence[Waiting]) -> list[Outcome]:
+        """Run a batch; where that does not work, each request by itself, so that only the guilty fail."""
         started = time.monotonic()
         try:
             outputs = self._session.run(_joined(batch), batch[0].outputs)
         except Exception as error:
-            self._fail(batch, error)
-            return
-        finished = time.monotonic()
-        self._hand_on(finished - started)
-        _answer(batch, outputs, started, finished)
-
-    def _fail(self, batch: Sequence[Waiting], error: Exception) -> None:
-        """Tell a request that ran alone; run each of several by itself, so that only the guilty one fails."""
-        if len(batch) > 1:
-            for waiting in batch:
-                self._run_alone(waiting)
-        self._hand_on(None)
-        if len(batch) == 1:
-            batch[0].done(error)
-
-    def _run_alone(self, waiting: Waiting) -> None:
-        started = time.monotonic()
-        try:
-            outputs = self._session.run(waiting.inputs, waiting.outputs)
-        except Exception as error:
-            waiting.done(error)
+            if len(batch) == 1:
+                return [(batch[0], error)]
+            alone = list(batch)
         else:
-            _answer([waiting], outputs, started, time.monotonic())
+            if _can_be_cut(batch, outputs):
+                return _shares(batch, outputs, started, time.monotonic())
+            self._stop_batching(batch, outputs)
+            alone = _undivided(batch)
+        return [outcome for waiting in alone for outcome in self._outcomes([waiting])]
+
+    def _stop_batching(self, batch: Sequence[Waiting], outputs: Sequence[Array]) -> None:
+        """From now on every request runs alone: which rows of an output are whose cannot be known."""
+        with self._changed:
+            stops, self.most_rows = self.most_rows is not None, None
+            self._line = _undivided(self._line)
+        if stops:
+            log.warning(
+                "requests of this model share no runs any more: a run gave other rows than it was given",
+                model=self._model,
+                rows=sum(waiting.rows for waiting in batch),
+                outputs=[list(array.shape) for array in outputs],
+            )
 
     def _hand_on(self, run_s: float | None) -> None:
         """Let the next batch run; ``run_s`` is what this one took, in seconds, unless it failed."""
@@ -207,20 +247,53 @@ def _joined(batch: Sequence[Waiting]) -> Mapping[str, Array]:
     return {name: np.concatenate([waiting.inputs[name] for waiting in batch]) for name in batch[0].inputs}
 
 
-def _answer(batch: Sequence[Waiting], outputs: list[Array], started: float, finished: float) -> None:
-    """Give each request its rows, as views of the batch's outputs."""
-    runs: tuple[int, ...] = (sum(waiting.rows for waiting in batch),)
+def _can_be_cut(batch: Sequence[Waiting], outputs: Sequence[Array]) -> bool:
+    """Whether the outputs have the rows of the batch; those of one whole request need not be cut at all."""
+    if len(batch) == 1 and not isinstance(batch[0], Part):
+        return True
+    rows = sum(waiting.rows for waiting in batch)
+    return all(array.shape[:1] == (rows,) for array in outputs)
+
+
+def _shares(batch: Sequence[Waiting], outputs: list[Array], started: float, finished: float) -> list[Outcome]:
+    """Each request with its rows, as views of the batch's outputs."""
+    rows = sum(waiting.rows for waiting in batch)
+    runs: tuple[int, ...] = (rows,) if rows else ()
+    shares: list[Outcome] = []
     start = 0
     for waiting in batch:
         end = start + waiting.rows
         own = outputs if len(batch) == 1 else [array[start:end] for array in outputs]
-        waiting.done(Execution(own, started - waiting.arrived, finished - started, runs))
+        shares.append((waiting, Execution(own, started - waiting.arrived, finished - started, runs)))
         start, runs = end, ()
+    return shares
+
+
+def _undivided(line: Sequence[Waiting]) -> list[Waiting]:
+    """The same line with whole requests in place of their parts, each once."""
+    wholes = (waiting.whole.undivided() if isinstance(waiting, Part) else waiting for waiting in line)
+    return [waiting for waiting in wholes if waiting is not None]
+
+
+def _dismiss(decision: Cut) -> None:
+    """Tell those who leave the line without their turn."""
+    for waiting in decision.expired:
+        _tell(waiting, _expired())
+    for waiting in decision.cancelled:
+        _tell(waiting, RequestCancelled("the caller went away"))
+
+
+def _tell(waiting: Waiting, outcome: Execution | Exception) -> None:
+    """Nobody's answer may depend on whether somebody else's could be given."""
+    try:
+        waiting.done(outcome)
+    except Exception:
+        log.exception("a request could not be answered")
 
 
 def _expired() -> DeadlineExpired:
-    return DeadlineExpired("the time ran out while the request waited for its turn; nothing was computed")
+    return DeadlineExpired("the time ran out while the request waited for its turn")
 
 
 def _closing() -> ModelNotReady:
-    return ModelNotReady("the model is being unloaded; nothing was computed")
+    return ModelNotReady("the model is being unloaded")

@@ -6,10 +6,10 @@ from math import inf
 
 from foldserve.observability.inference import StageSeconds
 from foldserve.serving.batcher import rows_of
-from foldserve.serving.line import Execution, Waiting
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.servable import Servable
 from foldserve.serving.validation import Array, validate_inputs, validate_outputs
+from foldserve.serving.waiting import Execution, Waiting
 
 
 @dataclass(frozen=True, slots=True)

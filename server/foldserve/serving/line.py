@@ -1,53 +1,13 @@
 """Requests in line, and where the line is cut into batches: a pure decision over what is waiting."""
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from foldserve.runtime.session import Array
+from foldserve.serving.split import Part
+from foldserve.serving.waiting import Waiting
 from foldserve.settings import Batching, TimeoutAction
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """The outputs of one request, in the order asked for, and what it took in seconds."""
-
-    outputs: list[Array]
-    queue_s: float
-    compute_infer_s: float
-    runs: tuple[int, ...]
-    """Rows of each run of the engine that counts as this request's: of those in a batch, the first has it."""
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A request in line; times are in seconds of ``time.monotonic``."""
-
-    inputs: Mapping[str, Array]
-    outputs: Sequence[str]
-    rows: int
-    cancelled: Callable[[], bool]
-    done: Callable[[Execution | Exception], None]
-    """Told what became of the request, exactly once, by any thread; must not raise."""
-
-    deadline: float = math.inf
-    """From then on it is refused."""
-
-    overdue: float = math.inf
-    """From then on it lets all others of its priority pass."""
-
-    priority: int = 0
-    """The lower, the sooner."""
-
-    arrived: float = field(default_factory=time.monotonic)
-
-    def fits(self, other: "Waiting") -> bool:
-        """Whether both may run in one batch: same outputs, and same shapes beyond the first axis."""
-        return self.outputs == other.outputs and all(
-            array.shape[1:] == other.inputs[name].shape[1:] for name, array in self.inputs.items()
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +27,7 @@ def cut(line: Sequence[Waiting], most_rows: int | None, now: float, batching: Ba
 
     ``most_rows`` None: one request at a time. ``now`` is in seconds of ``time.monotonic``. A request may
     overtake one of another shape or of a lower priority, never one that it could have been in a batch with.
+    Of a request with more rows, so many run as fit; what is left of it keeps its place.
     """
     result = Cut([], [], [], [])
     rows = 0
@@ -84,11 +45,28 @@ def cut(line: Sequence[Waiting], most_rows: int | None, now: float, batching: Ba
             full = True
             result.rest.append(waiting)
         else:
-            result.batch.append(waiting)
-            rows += waiting.rows
+            runs = waiting
+            if isinstance(waiting, Part) and most_rows is not None and waiting.rows > most_rows:
+                runs, left = waiting.divided(most_rows)
+                result.rest.append(left)
+            result.batch.append(runs)
+            rows += runs.rows
             full = most_rows is None or rows >= most_rows
     if batching.max_queue_delay_us or batching.preferred_batch_sizes:
         return _held_back(result, full, now, batching)
+    return result
+
+
+def without_gone(line: Sequence[Waiting], now: float) -> Cut:
+    """The line without those who expired or were cancelled; nothing runs."""
+    result = Cut([], [], [], [])
+    for waiting in line:
+        if waiting.deadline <= now:
+            result.expired.append(waiting)
+        elif waiting.cancelled():
+            result.cancelled.append(waiting)
+        else:
+            result.rest.append(waiting)
     return result
 
 

@@ -14,7 +14,7 @@ from foldserve.runtime.session import Provider, Session
 from foldserve.runtime.tuning import Tuning
 from foldserve.serving.batcher import Batcher
 from foldserve.serving.classification import Labels
-from foldserve.serving.line import Waiting
+from foldserve.serving.waiting import Waiting
 from foldserve.settings import ModelSettings, ProviderChoice
 
 

@@ -1,60 +1,98 @@
-"""Requests of more rows than a batch may have: split into parts that wait, run and fail as one."""
+"""Requests of more rows than a batch may have: they wait as one, run in parts, and are answered as one."""
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
 
-from foldserve.serving.line import Execution, Waiting
+from foldserve.serving.waiting import Execution, Waiting
 
 
-def split(request: Waiting, most_rows: int) -> list[Waiting]:
-    """Parts of at most ``most_rows`` rows each, whose inputs are views of the request's.
+@dataclass(slots=True, eq=False, kw_only=True)
+class Part(Waiting):
+    """Some rows of a large request, from ``start`` on: those that run together, or all that still wait."""
 
-    They may run side by side and share batches with others; the request is answered when the last one is.
-    Once one of them fails the request has failed, and those that still wait are cancelled.
+    whole: "Whole"
+    start: int
+
+    def divided(self, rows: int) -> tuple["Part", "Part"]:
+        """The first ``rows`` rows, and the others; the inputs of both are views of the request's."""
+        middle, end = self.start + rows, self.start + self.rows
+        return self.whole.part(self.start, middle), self.whole.part(middle, end)
+
+
+class Whole:
+    """A large request whose parts come back one by one, from any thread.
+
+    They may run side by side and share batches with others. Once one of them fails the request has failed,
+    and those that still wait are cancelled.
     """
-    starts = range(0, request.rows, most_rows)
-    whole = _Whole(request, len(starts))
-    return [
-        replace(
-            request,
-            inputs={name: array[start : start + most_rows] for name, array in request.inputs.items()},
-            rows=min(most_rows, request.rows - start),
-            cancelled=whole.cancelled,
-            done=partial(whole.part_done, index),
-        )
-        for index, start in enumerate(starts)
-    ]
 
-
-class _Whole:
-    """A request whose parts come back one by one, from any thread."""
-
-    def __init__(self, request: Waiting, parts: int) -> None:
+    def __init__(self, request: Waiting) -> None:
         self._request = request
-        self._executions: list[Execution | None] = [None] * parts
-        self._failed = False
+        self._executions: dict[int, Execution] = {}
+        self._rows_left = request.rows
+        self._over = False
         self._lock = threading.Lock()
 
-    def cancelled(self) -> bool:
-        return self._failed or self._request.cancelled()
+    def part(self, start: int, end: int) -> Part:
+        """The rows from ``start`` to ``end``."""
+        request = self._request
+        values = {field.name: getattr(request, field.name) for field in fields(Waiting)}
+        return Part(
+            **values
+            | {
+                "inputs": {name: array[start:end] for name, array in request.inputs.items()},
+                "rows": end - start,
+                "cancelled": self._cancelled,
+                "done": partial(self._part_done, start, end - start),
+            },
+            whole=self,
+            start=start,
+        )
 
-    def part_done(self, index: int, outcome: Execution | Exception) -> None:
+    def undivided(self) -> Waiting | None:
+        """The request itself, whose parts are forgotten; None if it has its answer, or was asked for."""
         with self._lock:
-            if self._failed:
+            if self._over:
+                return None
+            self._over = True
+        return self._request
+
+    def _cancelled(self) -> bool:
+        return self._over or self._request.cancelled()
+
+    def _part_done(self, start: int, rows: int, outcome: Execution | Exception) -> None:
+        with self._lock:
+            if self._over:
                 return
             if isinstance(outcome, Execution):
-                self._executions[index] = outcome
+                self._executions[start] = outcome
+                self._rows_left -= rows
+                self._over = self._rows_left == 0
             else:
-                self._failed = True
-            parts = [execution for execution in self._executions if execution is not None]
-        if not isinstance(outcome, Execution):
-            self._request.done(outcome)
-        elif len(parts) == len(self._executions):
-            self._request.done(_joined(parts))
+                self._over = True
+            over = self._over
+        if over:
+            self._request.done(self._joined() if isinstance(outcome, Execution) else outcome)
+
+    def _joined(self) -> Execution | Exception:
+        try:
+            return _joined([execution for _, execution in sorted(self._executions.items())])
+        except Exception as error:  # memory, or parts whose other axes differ
+            return error
+
+
+def waiting_in_parts(request: Waiting, most_rows: int) -> Waiting:
+    """What stands in line for ``request``: all of its rows as one part, if they are more than ``most_rows``.
+
+    Empty inputs stay whole: they cost a run nothing, and their sender nothing either, however many rows.
+    """
+    if request.rows <= most_rows or not any(array.nbytes for array in request.inputs.values()):
+        return request
+    return Whole(request).part(0, request.rows)
 
 
 def _joined(parts: Sequence[Execution]) -> Execution:

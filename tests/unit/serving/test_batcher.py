@@ -2,6 +2,7 @@
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from queue import SimpleQueue
@@ -18,9 +19,10 @@ from foldserve.errors import (
 )
 from foldserve.parity.measures import distance
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
-from foldserve.runtime.session import Array
+from foldserve.runtime.session import Array, Provider
+from foldserve.runtime.tensors import TensorSpec
 from foldserve.serving.batcher import RETRY_AFTER_S, Batcher
-from foldserve.serving.line import Execution, Waiting
+from foldserve.serving.waiting import Execution, Waiting
 from foldserve.settings import Batching, QueuePolicy
 from running import EXAMPLE_DATA, EXAMPLE_MODELS
 
@@ -57,11 +59,12 @@ class Caller:
         deadline: float = inf,
         priority: int = 0,
         timeout_us: int = 0,
+        outputs: tuple[str, ...] = ("logits",),
     ) -> None:
         self.gone = False
         self._told: SimpleQueue[Execution | Exception] = SimpleQueue()
         request = Waiting(
-            {"images": images}, ("logits",), len(images), lambda: self.gone, self._told.put, deadline
+            {"images": images}, outputs, len(images), lambda: self.gone, self._told.put, deadline
         )
         batcher.submit(request, priority=priority, timeout_us=timeout_us)
 
@@ -167,9 +170,10 @@ def test_what_arrives_meanwhile_becomes_one_batch_and_each_gets_its_rows(
 def test_a_large_request_is_split_joined_and_shares_its_batches(
     session: HeldSession, make_batcher: MakeBatcher, images: Array
 ) -> None:
-    batcher = make_batcher(most_rows=100, capacity=4)
+    batcher = make_batcher(most_rows=100, capacity=1)
     first = _occupy(session, batcher, images[:1])
     large = Caller(batcher, images)
+    assert batcher.waiting == 1
     with pytest.raises(QueueFull):
         Caller(batcher, images[:1])
     session.free.set()
@@ -179,6 +183,7 @@ def test_a_large_request_is_split_joined_and_shares_its_batches(
     assert session.batches == [1, 100, 100, 100, 60]
     assert execution.runs == (100, 100, 100, 60)
     assert all(np.shares_memory(seen, images) for seen in session.inputs_seen)
+    batcher = make_batcher(most_rows=100)
     first = _occupy(session, batcher, images[:1])
     sharing = [Caller(batcher, images[:130]), Caller(batcher, images[130:150])]
     session.free.set()
@@ -186,6 +191,38 @@ def test_a_large_request_is_split_joined_and_shares_its_batches(
     _assert_near(sharing[0].execution().outputs[0], _expected(session, images[:130]))
     _assert_near(sharing[1].execution().outputs[0], _expected(session, images[130:150]))
     assert session.batches[5:] == [1, 100, 50]
+
+
+def test_parts_of_one_row_are_answered_beside_other_requests(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(most_rows=1, capacity=2)
+    first = _occupy(session, batcher, images[:1])
+    callers = [Caller(batcher, images), Caller(batcher, images[:1])]
+    session.free.set()
+    for caller in (first, *callers):
+        caller.execution()
+    assert session.batches == [1] * (len(images) + 2)
+
+
+def test_a_request_of_many_rows_stands_in_line_as_one_whatever_it_holds(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    """Both took as many objects as they have runs; the second costs its sender 28 bytes."""
+    batcher = make_batcher(most_rows=1)
+    first = _occupy(session, batcher, images[:1])
+    tracemalloc.start()
+    try:
+        large = [Caller(batcher, np.zeros(shape, np.float32)) for shape in ((10**6, 1, 1), (10**6, 1, 0))]
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 5e6  # the four million bytes of the first one's values, and little beside
+    for caller in large:
+        caller.gone = True
+    session.free.set()
+    first.execution()
+    assert all(isinstance(caller.outcome(), RequestCancelled) for caller in large)
 
 
 def test_one_failing_part_fails_the_whole_request_once(
@@ -268,6 +305,23 @@ def test_a_full_line_refuses_tells_when_to_come_again_and_goes_on(
     session.free.set()
     for caller in callers:
         caller.execution()
+
+
+def test_who_is_gone_or_late_leaves_a_full_line_to_the_living(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(capacity=2)
+    first = _occupy(session, batcher, images[:1])
+    gone, late = Caller(batcher, images[:3]), Caller(batcher, images[:4], timeout_us=1)
+    gone.gone = True
+    time.sleep(0.001)
+    alive = Caller(batcher, images[:2])
+    assert isinstance(gone.outcome(), RequestCancelled)
+    assert isinstance(late.outcome(), DeadlineExpired)
+    session.free.set()
+    first.execution()
+    alive.execution()
+    assert session.batches == [1, 2]
 
 
 def test_without_a_line_requests_still_run_on_an_idle_engine(
@@ -362,6 +416,89 @@ def test_the_engine_survives_a_failing_run(
     failing = Caller(batcher, np.full((1, 1, 8, 8), POISON, np.float32))
     assert "poisoned" in str(failing.outcome())
     assert Caller(batcher, images[:1]).execution().outputs[0].shape == (1, 10)
+
+
+class Filter:
+    """Images whose first pixel is positive, and their number: rows and axes that depend on the values."""
+
+    provider = Provider.CPU
+    inputs = (TensorSpec("images", np.dtype(np.float32), ("batch", 1, 8, 8)),)
+    outputs = (
+        TensorSpec("kept", np.dtype(np.float32), ("kept", 1, 8, 8)),
+        TensorSpec("number", np.dtype(np.int64), ()),
+    )
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.batches: list[int] = []
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
+        self.batches.append(len(inputs["images"]))
+        self.free.wait()
+        images = inputs["images"]
+        kept = images[np.sign(images[:, 0, 0, 0]) == 1]
+        results: dict[str, Array] = {"kept": kept, "number": np.array(len(kept))}
+        return [results[name] for name in outputs or results]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("output", ["kept", "number"])
+def test_outputs_without_the_rows_of_the_batch_are_nobodys_but_each_requests_own(
+    output: str,
+) -> None:
+    """By rows of the batch, the second would get the third's answer, and the third none."""
+    session = Filter()
+    batcher = Batcher(session, most_rows=4, instances=1, capacity=9)
+    values = [
+        np.full((rows, 1, 8, 8), value, np.float32) for rows, value in ((1, 1), (2, -1), (2, 3), (9, 5))
+    ]
+    large = np.concatenate([values[1], values[3]])
+    callers = []
+    for inputs in (*values, large):
+        callers.append(Caller(batcher, inputs, outputs=(output,)))
+        _until(lambda: bool(session.batches))  # the first has the engine
+    session.free.set()
+    answers = [caller.execution().outputs[0] for caller in callers]
+    if output == "kept":
+        assert [answer.shape[0] for answer in answers] == [1, 0, 2, 9, 9]
+        assert [set(answer.ravel()) for answer in answers] == [{1}, set(), {3}, {5}, {5}]
+    else:
+        assert [int(answer) for answer in answers] == [1, 0, 2, 9, 9]
+    assert session.batches == [1, 4, 2, 2, 9, 11]  # one batch was tried
+    assert batcher.most_rows is None
+    batcher.close()
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+def test_a_large_request_whose_parts_lose_rows_runs_whole(instances: int) -> None:
+    session = Filter()
+    session.free.set()
+    batcher = Batcher(session, most_rows=4, instances=instances, capacity=9)
+    ones = np.ones((30, 1, 8, 8), np.float32)
+    inputs = np.concatenate([ones, -ones, 2 * ones])
+    execution = Caller(batcher, inputs, outputs=("kept",)).execution()
+    np.testing.assert_array_equal(execution.outputs[0], np.concatenate([inputs[:30], inputs[60:]]))
+    assert execution.runs == (90,)
+    batcher.close()
+
+
+def test_an_answer_that_cannot_be_given_costs_nobody_else_theirs(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher()
+    first = _occupy(session, batcher, images[:1])
+
+    def fail(_: Execution | Exception) -> None:
+        raise OSError("broken pipe")
+
+    batcher.submit(Waiting({"images": images[:1]}, ("logits",), 1, lambda: False, fail))
+    beside = Caller(batcher, images[:2])
+    session.free.set()
+    first.execution()
+    assert beside.execution().outputs[0].shape == (2, 10)
+    assert Caller(batcher, images[:1]).execution().runs == (1,)
 
 
 def test_closing_refuses_who_waits_and_who_comes_and_ends_the_threads(

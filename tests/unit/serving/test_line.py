@@ -2,7 +2,8 @@ from math import inf
 
 import numpy as np
 import pytest
-from foldserve.serving.line import Cut, Waiting, cut
+from foldserve.serving.line import Cut, cut
+from foldserve.serving.waiting import Waiting
 from foldserve.settings import Batching, QueuePolicy, TimeoutAction
 from hypothesis import given
 from hypothesis import strategies as st
