@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +18,16 @@ class LogSettings:
 
     format: LogFormat
     levels: frozenset[LogLevel]
+
+
+class _Lines(structlog.PrintLogger):
+    """Writes lines; one that nobody can take (a closed pipe, a full disk) is lost, and fails nothing else."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: the file object was closed
+            super().msg(message)
+
+    debug = info = warning = error = critical = msg
 
 
 _settings = LogSettings(LogFormat.AUTO, frozenset(LogLevel))
@@ -60,7 +71,7 @@ def apply_log_settings(settings: LogSettings) -> None:
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         # Standard error as it is when a line is written: whoever redirects it later gets the lines, too.
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: _Lines(sys.stderr),
         cache_logger_on_first_use=False,
     )
 
