@@ -193,6 +193,7 @@ def test_a_broken_model_stops_no_other(tmp_path: Path) -> None:
         (["--repository", "nowhere"], "nowhere is not a folder"),
         (["--repository", str(EXAMPLE_MODELS), "--grpc-workers", "0"], "--grpc-workers"),
         (["--repository", str(EXAMPLE_MODELS), "--provider", "tpu"], "tpu"),
+        (["--repository", str(EXAMPLE_MODELS), "--host", "192.0.2.1"], "Cannot assign requested address"),
     ],
 )
 def test_what_cannot_work_is_said_at_once(arguments: list[str], text: str) -> None:
@@ -210,6 +211,7 @@ def test_a_busy_port_is_named_with_a_way_out(flag: str) -> None:
         ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert "Address already in use" in ended.stderr
     assert f"{flag} 0 picks a free one" in ended.stderr
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from foldserve.errors import ConfigurationError
+from foldserve.observability.tracing import Tracer
 from foldserve.server import Server
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -161,3 +163,8 @@ def test_a_file_that_cannot_be_written_switches_tracing_off(tmp_path: Path) -> N
         _infer(stub, "digits", "a")
         assert _set(stub)["trace_level"] == "OFF"
         _infer(stub, "digits", "b")
+
+
+def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot be written to .*No such file"):
+        Tracer(tmp_path / "nowhere" / "trace.jsonl")

@@ -47,9 +47,19 @@ DEFAULTS = TraceSettings(timestamps=False, rate=1000, count=-1)
 
 
 class Tracer:
-    """Writes traces to the end of ``file``; without one there are none."""
+    """Writes traces to the end of ``file``; without one there are none.
+
+    Raises :class:`ConfigurationError` for a file that cannot be written.
+    """
 
     def __init__(self, file: Path | None) -> None:
+        if file is not None:
+            try:
+                file.open("a").close()
+            except OSError as error:
+                raise ConfigurationError(
+                    f"traces cannot be written to {file}: {error.strerror}; mend --trace-file"
+                ) from None
         self.file = file
         self.active = False
         """Whether some request might be traced: all that most requests look at."""

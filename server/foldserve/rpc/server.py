@@ -1,5 +1,6 @@
 """The gRPC server: our services, health and reflection on one port."""
 
+import socket
 from types import TracebackType
 from typing import Self
 
@@ -97,5 +98,19 @@ class GrpcServer:
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigurationError(
-                f"gRPC cannot listen on {address}: {error}; is the port taken? --grpc-port 0 picks a free one"
+                f"gRPC cannot listen on {address}: {_why_not(settings) or error}; mend --host, or take another "
+                f"port: --grpc-port 0 picks a free one"
             ) from None
+
+
+def _why_not(settings: ServerSettings) -> str:
+    """What the system says of an address that gRPC cannot take, for it does not say; empty if nothing."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.grpc_port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as attempt:
+            attempt.bind(address)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
