@@ -151,13 +151,15 @@ def test_without_a_file_there_are_no_traces(channel: grpc.Channel) -> None:
     _set(stub, trace_rate=None)
 
 
-def test_a_file_that_cannot_be_written_switches_tracing_off(tmp_path: Path) -> None:
+def test_a_file_that_goes_away_switches_tracing_off(tmp_path: Path) -> None:
     (tmp_path / "models" / "digits").mkdir(parents=True)
     (tmp_path / "models" / "digits" / "1").symlink_to(EXAMPLE_MODELS / "digits" / "1")
+    (tmp_path / "here").mkdir()
     with (
-        serving(tmp_path / "models", trace_file=tmp_path / "missing" / "traces") as server,
+        serving(tmp_path / "models", trace_file=tmp_path / "here" / "traces") as server,
         grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
     ):
+        (tmp_path / "here").rename(tmp_path / "gone")
         stub = GRPCInferenceServiceStub(channel)
         _set(stub, trace_level="TIMESTAMPS", trace_rate="1")
         _infer(stub, "digits", "a")

@@ -98,8 +98,8 @@ class GrpcServer:
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigurationError(
-                f"gRPC cannot listen on {address}: {_why_not(settings) or error}; mend --host, or take another "
-                f"port: --grpc-port 0 picks a free one"
+                f"gRPC cannot listen on {address}: {_why_not(settings) or error}; mend --host, or take "
+                f"another port: --grpc-port 0 picks a free one"
             ) from None
 
 
