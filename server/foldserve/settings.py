@@ -139,8 +139,8 @@ class QueuePolicy(_Settings):
 class Batching(_Settings):
     """Triton's dynamic batching: nothing of it is needed, all of it is honoured when given."""
 
-    max_queue_delay_us: int = Field(default=0, ge=0)
-    """Longest that a request may wait for others to fill a batch, in microseconds."""
+    max_queue_delay_us: int = Field(default=0, ge=0, le=60_000_000)
+    """Longest that a request may wait for others to fill a batch, in microseconds; a minute at most."""
 
     preferred_batch_sizes: tuple[PositiveInt, ...] = ()
     """Rows of a batch that is not kept waiting for more."""

@@ -81,8 +81,8 @@ class Batcher:
         A request of more than ``most_rows`` rows runs in several batches. ``priority`` and ``timeout_us`` are
         :func:`~foldserve.serving.queue_policy.place`'s. Whoever is in line is told an :class:`Execution`,
         :class:`DeadlineExpired`, :class:`RequestCancelled`, :class:`ModelNotReady` or what the session
-        raises. Raises :class:`QueueFull`, :class:`DeadlineExpired`, :class:`InvalidRequest` or
-        :class:`ModelNotReady` for a request that is refused at once.
+        raises. Raises :class:`QueueFull`, :class:`DeadlineExpired` or :class:`ModelNotReady` for a request
+        that is refused at once.
         """
         if request.deadline <= request.arrived:
             raise _expired()

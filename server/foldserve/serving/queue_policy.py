@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from foldserve.errors import InvalidRequest
 from foldserve.settings import Batching, QueuePolicy, TimeoutAction
 
 
@@ -20,14 +19,12 @@ class Place:
 def place(batching: Batching, priority: int, timeout_us: int, now: float) -> Place:
     """The place of a request that arrives ``now``, in seconds of ``time.monotonic``.
 
-    ``priority`` 0 is the default one, and means nothing to a model without priorities. ``timeout_us`` is in
-    microseconds, 0 for none; it can shorten the policy's own, not lengthen it. Raises
-    :class:`InvalidRequest` for a priority beyond the model's.
+    ``priority`` 0 is the default one, as is one beyond the model's (Triton does the same), and none means
+    anything to a model without priorities. ``timeout_us`` is in microseconds, 0 for none; it can shorten the
+    policy's own, not lengthen it.
     """
-    levels = batching.priority_levels
-    if priority > levels > 0:
-        raise InvalidRequest(f"priority {priority} is beyond this model's {levels}; 0 is the default one")
-    priority = (priority or batching.default_priority_level) if levels else 0
+    if not 1 <= priority <= batching.priority_levels:
+        priority = batching.default_priority_level if batching.priority_levels else 0
     policy = batching.priority_queue_policies.get(priority, batching.queue_policy)
     limit_us = policy.default_timeout_us
     if timeout_us and policy.allow_timeout_override:

@@ -1,7 +1,6 @@
 from math import inf
 
 import pytest
-from foldserve.errors import InvalidRequest
 from foldserve.serving.queue_policy import place
 from foldserve.settings import Batching, QueuePolicy, TimeoutAction
 
@@ -40,9 +39,13 @@ def test_each_priority_has_its_own_policy_or_the_common_one() -> None:
     assert place(LEVELS, 2, 0, NOW).policy is LEVELS.queue_policy
 
 
-def test_a_priority_beyond_the_levels_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="priority 4 is beyond this model's 3"):
-        place(LEVELS, 4, 0, NOW)
+def test_a_priority_beyond_the_levels_is_the_default_one() -> None:
+    assert place(LEVELS, 4, 0, NOW).priority == 2
+
+
+def test_a_delay_beyond_a_minute_is_no_setting() -> None:
+    with pytest.raises(ValueError, match="max_queue_delay_us"):
+        Batching(max_queue_delay_us=2**64 - 1)
 
 
 @pytest.mark.parametrize(
