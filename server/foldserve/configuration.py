@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from foldserve.errors import ConfigurationError
-from foldserve.settings_problems import problem
+from foldserve.settings_problems import fault, problem
 from foldserve.yaml_file import read_mapping
 
 if TYPE_CHECKING:
@@ -138,13 +138,13 @@ def _told(
     one: "ErrorDetails", settings: type[BaseModel], sources: Mapping[str, Source], file: Path | None
 ) -> str:
     """What is wrong, under the name that its owner gave it."""
-    if not one["loc"]:
-        return one["msg"].removeprefix("Value error, ")
     named = [leaf for leaf in leaves(settings) if leaf.path == one["loc"][: len(leaf.path)]]
+    if not one["loc"]:
+        return problem(one, settings)
     match sources[named[0].name] if named else Source.FILE:
         case Source.FILE:
             return f"{file}: {problem(one, settings)}"
         case Source.ENVIRONMENT:
-            return f"{named[0].variable}: {one['msg']}"
+            return f"{named[0].variable} {fault(one)}"
         case _:
-            return f"{named[0].flag}: {one['msg']}"
+            return f"{named[0].flag} {fault(one)}"

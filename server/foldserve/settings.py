@@ -6,8 +6,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 MEASURED: JsonDict = {"unset": "measured"}
 """Of a setting whose default is None: what tables and help texts say in its place."""
@@ -226,6 +236,17 @@ class ModelSettings(ModelDefaults):
 
     outputs: tuple[DeclaredTensor, ...] = ()
     """Outputs that the model must have; any of them."""
+
+    @field_validator("versions", mode="wrap")
+    @classmethod
+    def _one_of_three_forms(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        """Say once what may be given, not for each form by itself why it is not that one."""
+        try:
+            return validate(value)
+        except ValidationError:
+            raise PydanticCustomError(
+                "versions", "Input should be {latest: 2}, all, or a list of positive integers"
+            ) from None
 
     @model_validator(mode="after")
     def _batches_that_may_be(self) -> Self:

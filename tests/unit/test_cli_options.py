@@ -52,14 +52,14 @@ def test_a_variable_sets_what_a_flag_does_not() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ((), "--repository: Field required"),
+        ((), "--repository is required"),
         (
             ("--repository", "m", "--grpc-port", "70000"),
-            "--grpc-port: Input should be less than or equal to 65535",
+            "--grpc-port must be less than or equal to 65535; got 70000",
         ),
         (
             ("--repository", "m", "--parity-scaled-max", "0"),
-            "--parity-scaled-max: Input should be greater than 0",
+            "--parity-scaled-max must be greater than 0; got 0.0",
         ),
     ],
 )
@@ -131,8 +131,8 @@ def test_flags_variables_and_file_agree(tmp_path: Path) -> None:
     [
         ("grpc_prt: 1", "'grpc_prt' is not a setting; did you mean 'grpc_port'?"),
         ("parity: {relativ_l2: 1}", "'parity.relativ_l2' is not a setting; did you mean 'relative_l2'?"),
-        ("grpc_port: 70000", "'grpc_port': Input should be less than or equal to 65535"),
-        ("parity: 3", "'parity': Input should be"),
+        ("grpc_port: 70000", "'grpc_port' must be less than or equal to 65535; got 70000"),
+        ("parity: 3", "'parity' must hold settings as 'name: value'; got 3"),
         ("- a\n- b", "must hold settings as 'name: value', not a list"),
         ("a: [", "is not readable YAML"),
     ],
@@ -147,7 +147,7 @@ def test_what_is_wrong_in_the_file_is_told_with_its_name(tmp_path: Path, text: s
 
 
 def test_what_is_wrong_in_the_environment_is_named_by_its_variable() -> None:
-    with pytest.raises(ConfigurationError, match="FOLDSERVE_GRPC_PORT: Input should be"):
+    with pytest.raises(ConfigurationError, match="FOLDSERVE_GRPC_PORT must be less"):
         _invoke("--repository", "m", environment={"FOLDSERVE_GRPC_PORT": "70000"})
 
 

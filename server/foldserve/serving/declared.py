@@ -1,6 +1,6 @@
 """Is the model what its configuration says it is? Answered at load, naming both sides."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from foldserve.errors import ConfigurationError
 from foldserve.runtime.tensors import TensorSpec
@@ -10,34 +10,52 @@ from foldserve.settings import DeclaredTensor, ModelSettings
 
 
 def check_declared(
-    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], settings: ModelSettings
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    settings: ModelSettings,
+    origins: Mapping[str, str],
 ) -> None:
     """Raise :class:`ConfigurationError` where the model differs from the inputs and outputs declared for it.
 
     Inputs are declared all or not at all, outputs one by one. A size that the model leaves open may be
     declared; one that it fixes may not be declared open, since requests of other sizes would fail. Labels
-    belong to outputs that there are.
+    belong to outputs that there are. ``origins`` tells where each setting stands.
     """
     if settings.inputs:
-        undeclared = {spec.name for spec in inputs} - {tensor.name for tensor in settings.inputs}
-        if undeclared:
+        taken, declared = {spec.name for spec in inputs}, {tensor.name for tensor in settings.inputs}
+        if taken != declared:
             raise ConfigurationError(
-                f"the configuration declares inputs, but not {_names(undeclared)}, which the model takes "
-                f"too; declare every input, or none"
+                f"{_where('inputs', origins)} declares the inputs {_names(declared)}, but the model takes "
+                f"{_names(taken)}; declare exactly these, or none"
             )
-    for kind, specs, declared in (("input", inputs, settings.inputs), ("output", outputs, settings.outputs)):
-        known = {spec.name: spec for spec in specs}
-        for tensor in declared:
-            if tensor.name not in known:
-                raise _unknown(kind, tensor.name, known)
-            if not _fits(tensor, known[tensor.name]):
+    outputs_known = {spec.name: spec for spec in outputs}
+    for setting, names in (
+        ("outputs", [tensor.name for tensor in settings.outputs]),
+        ("labels", list(settings.labels)),
+    ):
+        for name in names:
+            if name not in outputs_known:
                 raise ConfigurationError(
-                    f"{kind} '{tensor.name}' is {describe(known[tensor.name])} in the model, but the "
-                    f"configuration declares {_declaration(tensor)}; declare what the model has"
+                    f"{_where(setting, origins)} names output '{name}', but the model's outputs are "
+                    f"{_names(outputs_known)}; use the model's own names"
                 )
-    for name in settings.labels:
-        if name not in {spec.name for spec in outputs}:
-            raise _unknown("output", name, [spec.name for spec in outputs])
+    _check_kinds("inputs", {spec.name: spec for spec in inputs}, settings.inputs, origins)
+    _check_kinds("outputs", outputs_known, settings.outputs, origins)
+
+
+def _check_kinds(
+    setting: str,
+    known: Mapping[str, TensorSpec],
+    declared: Sequence[DeclaredTensor],
+    origins: Mapping[str, str],
+) -> None:
+    for tensor in declared:
+        if not _fits(tensor, known[tensor.name]):
+            raise ConfigurationError(
+                f"{_where(setting, origins)} declares {setting[:-1]} '{tensor.name}' as "
+                f"{_declaration(tensor)}, but in the model it is {describe(known[tensor.name])}; declare "
+                f"what the model has"
+            )
 
 
 def _fits(tensor: DeclaredTensor, spec: TensorSpec) -> bool:
@@ -57,11 +75,8 @@ def _declaration(tensor: DeclaredTensor) -> str:
     return f"{tensor.datatype or 'any type'} {shape}"
 
 
-def _unknown(kind: str, name: str, known: Collection[str]) -> ConfigurationError:
-    return ConfigurationError(
-        f"the configuration names {kind} '{name}', but the model's {kind}s are {_names(known)}; "
-        f"use the model's own names"
-    )
+def _where(setting: str, origins: Mapping[str, str]) -> str:
+    return origins.get(setting, "the configuration")
 
 
 def _names(names: Collection[str]) -> str:

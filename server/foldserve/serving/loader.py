@@ -140,7 +140,7 @@ class _Loading:
         """The servable that answers with ``loaded``."""
         artefact, settings, source = loaded.artefact, self._settings, self._source
         session = loaded.session
-        check_declared(session.inputs, session.outputs, settings)
+        check_declared(session.inputs, session.outputs, settings, source.origins)
         session = reshaped(session, settings)
         labels = read_labels(source.folder.parent, settings.labels, [spec.name for spec in session.outputs])
         provenance = Provenance(

@@ -15,7 +15,7 @@ from foldserve.runtime.memory import return_freed_memory
 from foldserve.serving.facts import publish, summary, withdraw
 from foldserve.serving.lifecycle import State
 from foldserve.serving.loader import load
-from foldserve.serving.model_configuration import read_settings
+from foldserve.serving.model_configuration import read_configuration
 from foldserve.serving.model_table import Entry, Model, ModelTable
 from foldserve.serving.repository import ModelFolder, ModelVersion
 from foldserve.serving.servable import Servable
@@ -65,8 +65,8 @@ class ModelManager(ModelTable):
         """Serve the versions of a model that its settings ask for, as its folder holds them now.
 
         Loads what is new or changed, with ``reload`` everything; what is superfluous goes afterwards.
-        ``override`` is that of :func:`~foldserve.serving.model_configuration.read_settings`, whose errors are
-        raised. Raises :class:`LoadFailed` with the reasons when a version does not load; what served before
+        ``override`` is that of :func:`~foldserve.serving.model_configuration.read_configuration`, whose errors
+        are raised. Raises :class:`LoadFailed` with the reasons when a version does not load; what served before
         serves on.
         """
         model = self._model(folder.name)
@@ -74,7 +74,8 @@ class ModelManager(ModelTable):
             if self._draining:
                 raise ModelNotReady("the server is stopping; nothing is loaded any more")
             try:
-                settings = read_settings(folder, self._settings, override)
+                configuration = read_configuration(folder, self._settings, override)
+                settings, origins = configuration.settings, configuration.origins
                 if not folder.versions:
                     self._unload_all(model)
                 aspired = aspired_versions(settings.versions, folder.versions)
@@ -88,7 +89,7 @@ class ModelManager(ModelTable):
             failures = [
                 f"version {version}: {failure}"
                 for version in versions_to_load(aspired, present, {} if reload else model.tried)
-                if (failure := self._load(model, folder.version(version, settings.file), settings))
+                if (failure := self._load(model, folder.version(version, settings.file, origins), settings))
             ]
             model.tried |= {version: present[version] for version in aspired}
             for version in versions_to_unload(aspired, present, model.ready):

@@ -1,24 +1,60 @@
 """A model's own configuration: what its files, or a load request, say over the server's settings."""
 
-from pathlib import Path, PurePath
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
 
 from foldserve_proto import model_config_pb2 as pb
 from pydantic import ValidationError
 
-from foldserve.errors import ConfigurationError
+from foldserve.errors import ConfigurationError, UnsupportedModel
 from foldserve.observability.logging import get_logger
 from foldserve.serving.repository import OWN_CONFIG, TRITON_CONFIG, ModelFolder
-from foldserve.serving.triton_config import parse_json, parse_text, values_of
+from foldserve.serving.triton_config import NAMES, parse_json, parse_text, values_of
 from foldserve.serving.triton_fields import check_fields
 from foldserve.settings import ModelSettings, ServerSettings, model_settings
-from foldserve.settings_problems import problems
+from foldserve.settings_problems import problem
 from foldserve.yaml_file import read_mapping
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 log = get_logger()
 
 
-def read_settings(folder: ModelFolder, server: ServerSettings, override: str | None = None) -> ModelSettings:
+@dataclass(frozen=True)
+class Configuration:
+    """The settings of a model, and where those stand that are its own."""
+
+    settings: ModelSettings
+    origins: Mapping[str, str]
+    """The file, or the request, that gave a setting, by the setting's name."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What one file, or a request, sets."""
+
+    where: str
+    values: Mapping[str, Any]
+    names: Mapping[str, str]
+    """What it calls the settings, by our names, where it has others."""
+
+    def depth(self, location: tuple[int | str, ...]) -> int:
+        """How far the way to a value leads in here."""
+        value: Any = self.values
+        for depth, part in enumerate(location):
+            try:
+                value = value[part]
+            except (LookupError, TypeError):
+                return depth
+        return len(location)
+
+
+def read_configuration(
+    folder: ModelFolder, server: ServerSettings, override: str | None = None
+) -> Configuration:
     """The settings of a model: the server's, ``config.pbtxt`` over them, ``foldserve.yaml`` over both.
 
     ``override``, a ModelConfig in JSON, stands in for ``config.pbtxt`` and wins over everything. Each given
@@ -28,51 +64,54 @@ def read_settings(folder: ModelFolder, server: ServerSettings, override: str | N
     """
     if folder.unreadable:
         raise ConfigurationError(f"the model's folder cannot be read: {folder.unreadable}")
-    own = _own_values(folder.folder / OWN_CONFIG)
-    triton = folder.folder / TRITON_CONFIG
+    layers = _layers(folder, override)
+    try:
+        settings = model_settings(server, *(layer.values for layer in layers))
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_told(one, layers) for one in error.errors())) from None
+    origins = {name: layer.where for layer in layers for name in layer.values}
+    _check_names(settings, origins)
+    return Configuration(settings, origins)
+
+
+def _layers(folder: ModelFolder, override: str | None) -> list[_Layer]:
+    """The later over the earlier."""
+    layers = []
+    triton, own = folder.folder / TRITON_CONFIG, folder.folder / OWN_CONFIG
+    if override is None and triton.is_file():
+        layers.append(_triton_layer(parse_text(triton), folder.name, str(triton)))
+    if own.exists():
+        layers.append(_Layer(str(own), read_mapping(own), {}))
     if override is not None:
-        layers = [own, _triton_values(parse_json(override), folder.name, "the request's configuration")]
-        where = "the request's configuration"
-    elif triton.is_file():
-        layers = [_triton_values(parse_text(triton), folder.name, str(triton)), own]
-        where = f"{triton} and {OWN_CONFIG}"
-    else:
-        layers, where = [own], str(folder.folder / OWN_CONFIG)
-    try:
-        settings = model_settings(server, *layers)
-    except ValidationError as error:
-        raise ConfigurationError(f"{where}: {problems(error, ModelSettings)}") from None
-    _check_names(settings, folder)
-    return settings
+        layers.append(_triton_layer(parse_json(override), folder.name, "the request's configuration"))
+    return layers
 
 
-def _own_values(file: Path) -> dict[str, Any]:
-    """What ``foldserve.yaml`` sets; nothing where there is none."""
-    if not file.exists():
-        return {}
-    values = read_mapping(file)
-    try:
-        # By itself, so that what is wrong in here is not looked for in config.pbtxt.
-        ModelSettings.model_validate(values)
-    except ValidationError as error:
-        raise ConfigurationError(f"{file}: {problems(error, ModelSettings)}") from None
-    return values
-
-
-def _triton_values(config: pb.ModelConfig, model: str, where: str) -> dict[str, Any]:
+def _triton_layer(config: pb.ModelConfig, model: str, where: str) -> _Layer:
     try:
         without_effect = check_fields(config)
         values = values_of(config, model)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{where}: {error}") from None
+    except (ConfigurationError, UnsupportedModel) as error:
+        raise type(error)(f"{where}: {error}") from None
     for field, decision in without_effect.items():
         log.warning(
             "configuration has no effect here", model=model, field=field, reason=decision.note, file=where
         )
-    return values
+    return _Layer(where, values, NAMES)
 
 
-def _check_names(settings: ModelSettings, folder: ModelFolder) -> None:
+def _told(one: "ErrorDetails", layers: Sequence[_Layer]) -> str:
+    """What is wrong, under the file and the name that it was given by; a contradiction may be in several."""
+    location = one["loc"]
+    furthest = max(layer.depth(location) for layer in layers)
+    holders = [layer for layer in layers if layer.values and layer.depth(location) == furthest]
+    if one["type"] != "value_error":
+        holders = holders[-1:]
+    where = " and ".join(layer.where for layer in holders)
+    return f"{where}: {problem(one, ModelSettings, holders[-1].names)}"
+
+
+def _check_names(settings: ModelSettings, origins: Mapping[str, str]) -> None:
     """A file that a configuration names lies in the model's folder: no other file can be read this way."""
     for key, name in (
         ("file", settings.file),
@@ -80,5 +119,6 @@ def _check_names(settings: ModelSettings, folder: ModelFolder) -> None:
     ):
         if name is not None and (PurePath(name).is_absolute() or ".." in PurePath(name).parts or not name):
             raise ConfigurationError(
-                f"model '{folder.name}': {key} is '{name}'; it must name a file in the model's own folder"
+                f"{origins[key.partition('.')[0]]}: {key} is '{name}'; "
+                f"it must name a file in the model's own folder"
             )

@@ -32,6 +32,9 @@ class ModelVersion:
     file: str | None = None
     """Name of the model file, where the configuration gives one."""
 
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Where the settings stand that are the model's own, by their names: for texts."""
+
     owner: object = field(default=None, compare=False, repr=False)
     """Whose life the folder's life is tied to; None for a folder of a repository."""
 
@@ -76,9 +79,13 @@ class ModelFolder:
     unreadable: str = ""
     """Why there is no telling what the folder holds."""
 
-    def version(self, version: int, file: str | None) -> ModelVersion:
+    def version(
+        self, version: int, file: str | None, origins: Mapping[str, str] | None = None
+    ) -> ModelVersion:
         """One of the versions; ``file`` is the name of its model file, None for the usual ones."""
-        return ModelVersion(self.name, version, self.folder / str(version), file, self.owner)
+        return ModelVersion(
+            self.name, version, self.folder / str(version), file, origins=origins or {}, owner=self.owner
+        )
 
 
 Scan = dict[str, list[ModelFolder]]

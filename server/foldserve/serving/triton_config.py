@@ -1,7 +1,9 @@
 """Triton's ModelConfig: read from ``config.pbtxt`` or JSON, and turned into what a model's settings hold."""
 
 import json
+import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,46 @@ TIMEOUT_ACTION = {
     pb.ModelQueuePolicy.DELAY: TimeoutAction.DELAY,
 }
 
+NAMES = {
+    "versions": "version_policy",
+    "file": "default_model_filename",
+    "instances": "instance_group.count",
+    "provider": "instance_group.kind",
+    "intra_op_threads": f"parameters.{THREADS}",
+    "inputs": "input",
+    "outputs": "output",
+    "labels": "output.label_filename",
+    "batching.preferred_batch_sizes": "dynamic_batching.preferred_batch_size",
+    "batching.max_queue_delay_us": "dynamic_batching.max_queue_delay_microseconds",
+    "batching.queue_policy": "dynamic_batching.default_queue_policy",
+    "batching.priority_queue_policies": "dynamic_batching.priority_queue_policy",
+    "batching": "dynamic_batching",
+}
+"""What Triton calls the settings whose names differ from ours."""
+
+NO_SUCH_FIELD = re.compile(r'(\d+:\d+) : Message type "([\w.]+)" has no field named "(\w+)"')
+
 
 def parse_text(file: Path) -> pb.ModelConfig:
     """The configuration in a ``config.pbtxt``; raises :class:`ConfigurationError` with line and column."""
     try:
         return text_format.Parse(file.read_text(), pb.ModelConfig())
     except text_format.ParseError as error:
-        raise ConfigurationError(
-            f"{file}, line and column {error}; it must be Triton's ModelConfig as protobuf text"
-        ) from None
+        raise ConfigurationError(f"{file}, line and column {_unparsed(str(error))}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} cannot be read: {error}") from None
+
+
+def _unparsed(text: str) -> str:
+    """What is wrong with protobuf text, with the nearest name for a field that there is not."""
+    unknown = NO_SUCH_FIELD.match(text)
+    if not unknown:
+        return f"{text.removesuffix('.')}; it must be Triton's ModelConfig as protobuf text"
+    place, message, name = unknown.groups()
+    known = pb.DESCRIPTOR.pool.FindMessageTypeByName(message).fields_by_name
+    nearest = get_close_matches(name, known, n=1)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join(known)}"
+    return f"{place}: '{name}' is not a field of Triton's {message.rpartition('.')[2]}; {hint}"
 
 
 def parse_json(text: str) -> pb.ModelConfig:

@@ -28,7 +28,7 @@ def aspired_versions(policy: Policy, present: Collection[int]) -> frozenset[int]
     if not set(policy) & set(present):
         raise ConfigurationError(
             f"of the versions to serve ({_numbers(policy)}) the repository has none; it has "
-            f"{_numbers(present)}: add one, or mend the version policy"
+            f"{_numbers(present)}: add one, or mend versions (in config.pbtxt: version_policy)"
         )
     return frozenset(policy) & frozenset(present)
 

@@ -16,7 +16,8 @@ def _declared(name: str, datatype: str | None = None, shape: list[int] | None = 
 
 
 def _check(**values: object) -> None:
-    check_declared([IMAGES, SIZES], [LOGITS, TEXTS], ModelSettings.model_validate(values))
+    origins = dict.fromkeys(values, "m/config.pbtxt")
+    check_declared([IMAGES, SIZES], [LOGITS, TEXTS], ModelSettings.model_validate(values), origins)
 
 
 def test_what_the_model_has_may_be_declared() -> None:
@@ -32,20 +33,35 @@ def test_what_the_model_has_may_be_declared() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"inputs": [_declared("images")]}, "not 'sizes', which the model takes"),
-        ({"inputs": [_declared("image"), *map(_declared, ("images", "sizes"))]}, "names input 'image', but"),
+        (
+            {"inputs": [_declared("images")]},
+            "declares the inputs 'images', but the model takes 'images', 'sizes'",
+        ),
+        (
+            {"inputs": [_declared("image"), _declared("sizes")]},
+            "declares the inputs 'image', 'sizes', but the model takes 'images', 'sizes'",
+        ),
+        (
+            {"inputs": [_declared("images"), _declared("sizes", "INT32")]},
+            r"declares input 'sizes' as INT32 of any shape, but in the model it is INT64 \[batch, 2\]",
+        ),
         ({"outputs": [_declared("probabilities")]}, "the model's outputs are 'logits', 'texts'"),
         ({"labels": {"classes": "labels.txt"}}, "names output 'classes'"),
         (
             {"outputs": [_declared("logits", "FP16", [-1, 10])]},
-            r"is FP32 \[batch, 10\] in the model, but the configuration declares FP16 \[-1, 10\]",
+            r"declares output 'logits' as FP16 \[-1, 10\], but in the model it is FP32 \[batch, 10\]",
         ),
-        ({"outputs": [_declared("logits", "FP32", [-1, 11])]}, r"declares FP32 \[-1, 11\]"),
-        ({"outputs": [_declared("logits", "FP32", [-1, -1])]}, r"declares FP32 \[-1, -1\]"),
-        ({"outputs": [_declared("logits", None, [10])]}, r"declares any type \[10\]"),
-        ({"outputs": [_declared("texts", "INT64")]}, "BYTES of any shape in the model.*INT64 of any shape"),
+        ({"outputs": [_declared("logits", "FP32", [-1, 11])]}, r"as FP32 \[-1, 11\]"),
+        ({"outputs": [_declared("logits", "FP32", [-1, -1])]}, r"as FP32 \[-1, -1\]"),
+        ({"outputs": [_declared("logits", None, [10])]}, r"as any type \[10\]"),
+        (
+            {"outputs": [_declared("texts", "INT64")]},
+            "INT64 of any shape, but in the model it is BYTES of any",
+        ),
     ],
 )
-def test_what_it_has_not_is_refused_with_both_sides(values: dict[str, object], text: str) -> None:
-    with pytest.raises(ConfigurationError, match=text):
+def test_what_it_has_not_is_refused_with_the_file_and_both_sides(
+    values: dict[str, object], text: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"^m/config\.pbtxt .*" + text):
         _check(**values)

@@ -2,9 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
-from foldserve.errors import ConfigurationError, FoldserveError, InvalidRequest
+from foldserve.errors import ConfigurationError, FoldserveError, InvalidRequest, UnsupportedModel
 from foldserve.observability.logging import configure_logging
-from foldserve.serving.model_configuration import read_settings
+from foldserve.serving.model_configuration import read_configuration
 from foldserve.serving.repository import look_at
 from foldserve.settings import LatestVersions, LogFormat, LogLevel, ModelSettings, ServerSettings
 
@@ -18,7 +18,7 @@ def model(tmp_path: Path) -> Path:
 
 def _read(model: Path, override: str | None = None) -> ModelSettings:
     server = ServerSettings(repository=(model.parent,), max_queue_size=9, max_batch_size=5)
-    return read_settings(look_at(model, model.parent), server, override)
+    return read_configuration(look_at(model, model.parent), server, override).settings
 
 
 def test_a_model_without_files_has_the_servers_settings(model: Path) -> None:
@@ -67,7 +67,13 @@ def test_fields_without_effect_are_logged_once_each(model: Path, capfd: pytest.C
             r"'batching\.queue_policy\.max_queue' .*'max_queue_size'",
         ),
         ("inputs: [{name: x, dtype: FP32}]", r"'inputs\.0\.dtype' .* 'datatype'"),
-        ("instances: 0", r"foldserve\.yaml: 'instances': Input should be greater"),
+        ("instances: 0", r"foldserve\.yaml: 'instances' must be greater than or equal to 1; got 0"),
+        ("versions: newest", r"'versions' must be \{latest: 2\}, all, or a list .*; got 'newest'$"),
+        ("versions: {latest: 0}", r"^[^ ]*foldserve\.yaml: 'versions' must be [^']*; got \{'latest': 0\}$"),
+        ("labels: names.txt", "'labels' must hold settings as 'name: value'; got 'names.txt'"),
+        ("inputs: [{datatype: FP32}]", r"'inputs\.0\.name' is required"),
+        ("batching: {priority_levels: 2}", "'batching': default_priority_level is 0; with"),
+        ("batching: {preferred_batch_sizes: [9]}", r"foldserve\.yaml: preferred_batch_sizes has 9, but"),
         ("- a list", "must hold settings as 'name: value', not a list"),
         ("a: [", r"foldserve\.yaml is not readable YAML: (.|\n)*line 1"),
         ("!!python/object/apply:os.getcwd []", "not readable YAML"),
@@ -89,7 +95,26 @@ def test_an_empty_file_says_nothing(model: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "override", "error", "says"),
     [
-        ("max_batch_size: -1", None, ConfigurationError, r"config\.pbtxt and .*'max_batch_size'"),
+        ("max_batch_size: -1", None, ConfigurationError, r"config\.pbtxt: 'max_batch_size' must be greater"),
+        (
+            "version_policy { specific { versions: [ -1 ] } }",
+            None,
+            ConfigurationError,
+            r"config\.pbtxt: 'version_policy' must be .*; got \[-1\]",
+        ),
+        (
+            "instance_group { count: -1 }",
+            None,
+            ConfigurationError,
+            r"config\.pbtxt: 'instance_group\.count' must be greater",
+        ),
+        (
+            "dynamic_batching { preferred_batch_size: [ 0 ] }",
+            None,
+            ConfigurationError,
+            r"config\.pbtxt: 'dynamic_batching\.preferred_batch_size\.0' must be greater than 0; got 0",
+        ),
+        ('backend: "python"', None, UnsupportedModel, r"config\.pbtxt: backend is 'python'"),
         ("sequence_batching {}", None, ConfigurationError, r"config\.pbtxt: sequence_batching is not"),
         ('name: "letters"', None, ConfigurationError, r"config\.pbtxt: name is 'letters'"),
         ("", '{"sequence_batching": {}}', ConfigurationError, "request's configuration: sequence_batching"),
@@ -103,3 +128,39 @@ def test_what_is_wrong_elsewhere_is_named(
     (model / "config.pbtxt").write_text(text)
     with pytest.raises(error, match=says):
         _read(model, override)
+
+
+def test_what_two_files_contradict_each_other_in_is_told_with_both(model: Path) -> None:
+    (model / "config.pbtxt").write_text("max_batch_size: 4")
+    (model / "foldserve.yaml").write_text("batching: {preferred_batch_sizes: [8]}")
+    with pytest.raises(
+        ConfigurationError, match=r"config\.pbtxt and .*foldserve\.yaml: preferred_batch_sizes"
+    ):
+        _read(model)
+
+
+def test_one_file_may_complete_what_would_be_wrong_by_itself(model: Path) -> None:
+    (model / "config.pbtxt").write_text("max_batch_size: 64")
+    (model / "foldserve.yaml").write_text("batching: {preferred_batch_sizes: [64]}")
+    assert _read(model).batching.preferred_batch_sizes == (64,)
+
+
+def test_a_wrong_value_is_looked_for_in_the_file_that_gave_it(model: Path) -> None:
+    (model / "config.pbtxt").write_text("max_batch_size: 4 instance_group { count: -1 }")
+    (model / "foldserve.yaml").write_text("max_batch_size: -1")
+    with pytest.raises(ConfigurationError) as failure:
+        _read(model)
+    assert {text.rpartition(" must be ")[0] for text in str(failure.value).split("; ") if "'" in text} == {
+        f"{model / 'foldserve.yaml'}: 'max_batch_size'",
+        f"{model / 'config.pbtxt'}: 'instance_group.count'",
+    }
+
+
+def test_each_setting_of_the_models_own_is_known_with_its_file(model: Path) -> None:
+    (model / "config.pbtxt").write_text('max_batch_size: 4 output { name: "y" }')
+    (model / "foldserve.yaml").write_text("max_batch_size: 8")
+    server = ServerSettings(repository=(model.parent,), instances=3)
+    assert read_configuration(look_at(model, model.parent), server).origins == {
+        "max_batch_size": str(model / "foldserve.yaml"),
+        "outputs": str(model / "config.pbtxt"),
+    }

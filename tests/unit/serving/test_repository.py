@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from foldserve.errors import ConfigurationError, UnsupportedModel
-from foldserve.serving.model_configuration import read_settings
+from foldserve.serving.model_configuration import read_configuration
 from foldserve.serving.repository import ModelVersion, find, scan, settled_changes
 from foldserve.settings import ServerSettings
 
@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_read_is_a_model_of_which_nothing_is_known(
         True,
     )
     with pytest.raises(ConfigurationError, match=r"cannot be read: .*Permission denied"):
-        read_settings(found["secret"][0], ServerSettings(repository=(tmp_path,)))
+        read_configuration(found["secret"][0], ServerSettings(repository=(tmp_path,)))
 
 
 def test_a_missing_repository_is_named(tmp_path: Path) -> None:

@@ -203,7 +203,19 @@ def test_fields_without_effect_are_named_and_unknown_parameters_by_their_keys() 
 def test_text_that_is_none_is_refused_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "config.pbtxt"
     file.write_text('name: "resnet"\nmax_batchsize: 8\n')
-    with pytest.raises(ConfigurationError, match=r"config\.pbtxt, line and column 2:1 .*max_batchsize"):
+    with pytest.raises(ConfigurationError) as refusal:
+        parse_text(file)
+    assert str(refusal.value) == (
+        f"{file}, line and column 2:1: 'max_batchsize' is not a field of Triton's ModelConfig; "
+        f"did you mean 'max_batch_size'?"
+    )
+    file.write_text('input { nam: "x" }')
+    with pytest.raises(
+        ConfigurationError, match=r"1:9: 'nam' is not a field of Triton's ModelInput.*'name'\?"
+    ):
+        parse_text(file)
+    file.write_text("max_batch_size: many")
+    with pytest.raises(ConfigurationError, match=r"Couldn't parse integer: many; it must be Triton's"):
         parse_text(file)
 
 
