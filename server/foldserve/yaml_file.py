@@ -12,7 +12,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
     """What ``file`` sets, by name; raises :class:`ConfigurationError` for anything but names and values."""
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a 31 February, say
         raise ConfigurationError(f"{file} is not readable YAML: {error}") from None
     if values is None:
         return {}

@@ -79,8 +79,8 @@ class ModelManager(ModelTable):
                 if not folder.versions:
                     self._unload_all(model)
                 aspired = aspired_versions(settings.versions, folder.versions)
-            except FoldserveError as error:
-                self._refuse(model, str(error))
+            except Exception as error:
+                self._refuse(model, _reason(error))
                 raise
             model.failure = ""
             for version in missing_versions(settings.versions, folder.versions):
@@ -169,10 +169,10 @@ class ModelManager(ModelTable):
                 servable = load(source, entry.lifecycle, settings, self._settings)
             self._put_in_service(model, entry, servable)
         except FoldserveError as error:
-            reason = str(error)
+            reason = _reason(error)
             model_log.error("model failed to load", reason=reason)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = _reason(error)
             model_log.exception("model failed to load")
         else:
             model_log.info("model ready", **summary(servable))
@@ -257,3 +257,8 @@ class ModelManager(ModelTable):
     def _tell_ready(self, model: Model, version: int) -> None:
         self._metrics.ready.labels(model.name, str(version)).set(version in model.ready)
         self._on_ready(model.name, bool(model.ready))
+
+
+def _reason(error: Exception) -> str:
+    """What is told of a model that does not load; what was not foreseen needs its type to be understood."""
+    return str(error) if isinstance(error, FoldserveError) else f"{type(error).__name__}: {error}"

@@ -180,6 +180,23 @@ def test_a_configuration_that_fails_changes_nothing_but_the_reason(managed: Mana
     assert managed.manager.is_ready("plus", "")
 
 
+def test_a_configuration_that_fails_in_no_foreseen_way_leaves_its_reason_too(
+    managed: Managed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("by surprise")
+
+    put(managed.repository, 1, plus(1))
+    managed.manager.expect(["plus"])
+    monkeypatch.setattr(manager, "aspired_versions", fail)
+    with pytest.raises(ZeroDivisionError):
+        managed.update()
+    with pytest.raises(LoadFailed, match="'plus' failed to load: ZeroDivisionError: by surprise"):
+        managed.manager.servable("plus")
+    managed.manager.started()
+    assert managed.manager.not_ready() == ""
+
+
 def test_a_model_that_never_loaded_tells_why(managed: Managed) -> None:
     put(managed.repository, 1, plus(1)).write_bytes(b"garbage")
     with pytest.raises(LoadFailed, match="not a readable ONNX model"):

@@ -77,12 +77,16 @@ def test_fields_without_effect_are_logged_once_each(model: Path, capfd: pytest.C
         ("- a list", "must hold settings as 'name: value', not a list"),
         ("a: [", r"foldserve\.yaml is not readable YAML: (.|\n)*line 1"),
         ("!!python/object/apply:os.getcwd []", "not readable YAML"),
+        ("file: 2024-13-45", "not readable YAML: month must be"),
+        ("max_queue_size: " + "9" * 5000, "not readable YAML: .*4300 digits"),
+        ("[" * 20_000, "not readable YAML: maximum recursion depth"),
+        ("file: '\xff'", "not readable YAML: .*utf-8"),
         ("file: ../../secret.onnx", r"file is '\.\./\.\./secret\.onnx'; it must name a file in"),
         ("labels: {logits: /etc/passwd}", r"labels\.logits is '/etc/passwd'"),
     ],
 )
 def test_what_is_wrong_in_foldserve_yaml_is_named(model: Path, text: str, says: str) -> None:
-    (model / "foldserve.yaml").write_text(text)
+    (model / "foldserve.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(ConfigurationError, match=says):
         _read(model)
 
