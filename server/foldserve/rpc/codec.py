@@ -48,6 +48,7 @@ def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) ->
     """The input tensors of a request by name; raises :class:`InvalidRequest` naming the tensor at fault."""
     raw = request.raw_input_contents
     slots = [slot(tensor.parameters, shared_memory) for tensor in request.inputs]
+    shared_memory.check_inputs(filter(None, slots))
     sent = slots.count(None)
     if raw and len(raw) != sent:
         raise InvalidRequest(
@@ -64,7 +65,7 @@ def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) ->
         shape = _shape(tensor)
         count = math.prod(shape)
         if place is not None:
-            flat = _from_raw(tensor, place.view(), count)
+            flat = _from_raw(tensor, place.read(), count)
         else:
             flat = _from_raw(tensor, next(buffers), count) if raw else _from_typed(tensor, count)
         arrays[name] = flat.reshape(shape)
@@ -137,9 +138,9 @@ def _is_shape(dims: tuple[int, ...]) -> bool:
     return all(dim >= 0 for dim in dims) and math.prod(max(dim, 1) for dim in dims) <= MAX_ELEMENTS
 
 
-def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | memoryview, count: int) -> Array:
+def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes, count: int) -> Array:
     if tensor.datatype == "BYTES":
-        return _from_length_prefixed(tensor.name, bytes(raw), count)
+        return _from_length_prefixed(tensor.name, raw, count)
     dtype = DTYPES[tensor.datatype]
     if len(raw) != count * dtype.itemsize:
         raise InvalidRequest(

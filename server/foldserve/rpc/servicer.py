@@ -36,7 +36,7 @@ class InferenceServicer(
         requests: RequestCollector,
         outcomes: Outcomes,
     ) -> None:
-        shared_memory = SharedMemory(enabled=settings.shared_memory)
+        shared_memory = SharedMemory(enabled=settings.shared_memory, most_bytes=settings.max_message_bytes)
         tracer = Tracer(settings.trace_file)
         InferenceMethods.__init__(self, DataPlane(manager), shared_memory, tracer)
         StreamMethods.__init__(

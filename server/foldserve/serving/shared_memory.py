@@ -1,18 +1,18 @@
 """System shared memory: regions that callers on this machine register to pass tensors.
 
-Inputs are read where they lie, through a mapping of the region; outputs are written with ``pwrite``. Every
-use checks the size that the object has at that moment, because touching a mapping beyond the end of its file
-kills the process (SIGBUS). What remains: a caller that shrinks its object *while* its own request runs. So
-the server trusts whoever may write into these objects, as Triton does, and the setting is off unless asked
-for. A caller that changes a region while its request waits changes the request.
+Inputs are read with ``pread`` into memory of the server's own, outputs are written with ``pwrite``. A mapping
+would spare the copy, but whoever may write into an object may also shrink it: touching a mapping beyond the
+end of its file kills the process (SIGBUS), and ``shm_open`` gives objects that cannot be sealed against it.
+A mapped input could change under the batch that it is in, too. Callers may name any object of this machine
+that the server may open, so the setting is off unless asked for.
 """
 
-import mmap
 import os
 import re
 import stat
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from foldserve.errors import AlreadyRegistered, InvalidRequest, LimitReached, NotSupported, RegionNotFound
@@ -23,12 +23,15 @@ OBJECTS = Path("/dev/shm")
 KEY = re.compile(r"/?(?!\.{1,2}$)[^/\0]{1,255}")
 LONGEST_NAME = 255
 MOST_REGIONS = 256
-"""Each region holds two file descriptors (a mapping has its own) and a mapping."""
+"""Each region holds a file descriptor."""
+
+MOST_BYTES = 0x7FFFF000
+"""What Linux reads in one call."""
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Part of a shared memory object; unmapped when neither the registry nor a request refers to it."""
+    """Part of a shared memory object; closed when neither the registry nor a request refers to it."""
 
     name: str
     key: str
@@ -37,7 +40,6 @@ class Region:
 
     byte_size: int
     descriptor: int
-    mapped: memoryview = field(repr=False)
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -53,10 +55,13 @@ class Slot:
 
     byte_size: int
 
-    def view(self) -> memoryview:
-        """The bytes as they lie there, read-only."""
+    def read(self) -> bytes:
+        """A copy of the bytes there; raises :class:`InvalidRequest` where the object has shrunk.
+
+        If it shrinks in this very moment there are fewer, too few for the tensor's shape.
+        """
         self._check_size(self.byte_size)
-        return self.region.mapped[self.offset : self.offset + self.byte_size]
+        return os.pread(self.region.descriptor, self.byte_size, self.region.offset + self.offset)
 
     def write(self, content: memoryview) -> None:
         """Write the bytes of a tensor; raises :class:`InvalidRequest` where they do not fit."""
@@ -86,15 +91,16 @@ class Slot:
 
 
 class SharedMemory:
-    """The regions that are registered."""
+    """The regions that are registered; the inputs of a request have ``most_bytes`` in them at most."""
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, *, enabled: bool, most_bytes: int = MOST_BYTES) -> None:
         self.enabled = enabled
+        self._most_bytes = min(most_bytes, MOST_BYTES)
         self._regions: dict[str, Region] = {}
         self._lock = threading.Lock()
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
-        """Map ``byte_size`` bytes from ``offset`` of the object ``key``, for use under ``name``.
+        """Open ``byte_size`` bytes from ``offset`` of the object ``key``, for use under ``name``.
 
         Raises :class:`InvalidRequest`, :class:`AlreadyRegistered`, :class:`LimitReached`, and
         :class:`NotSupported` where the setting is off.
@@ -116,7 +122,7 @@ class SharedMemory:
                     f"{MOST_REGIONS} shared memory regions are registered, the most there may be; "
                     f"unregister one"
                 )
-            self._regions[name] = _mapped(name, key, offset, byte_size)
+            self._regions[name] = _opened(name, key, offset, byte_size)
 
     def unregister(self, name: str = "") -> None:
         """Forget a region, or all of them; requests that use it still finish. Unknown names are forgotten."""
@@ -147,8 +153,17 @@ class SharedMemory:
             )
         return Slot(region, offset, byte_size)
 
+    def check_inputs(self, slots: Iterable[Slot]) -> None:
+        """Raise :class:`InvalidRequest` where the inputs of a request would take too much memory here."""
+        byte_size = sum(slot.byte_size for slot in slots)
+        if byte_size > self._most_bytes:
+            raise InvalidRequest(
+                f"the inputs in shared memory have {byte_size} bytes, more than a message may have; "
+                f"send fewer rows, or start the server with --max-message-bytes {byte_size} or more"
+            )
 
-def _mapped(name: str, key: str, offset: int, byte_size: int) -> Region:
+
+def _opened(name: str, key: str, offset: int, byte_size: int) -> Region:
     if not KEY.fullmatch(key):
         raise InvalidRequest(f"'{key[:100]}' is not the key of a shared memory object; expected '/name'")
     where = f"shared memory region '{name}': object '{key}'"
@@ -164,9 +179,7 @@ def _mapped(name: str, key: str, offset: int, byte_size: int) -> Region:
             raise InvalidRequest(
                 f"{where} has {status.st_size} bytes; {byte_size} from {offset} on are not a part of it"
             )
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY  # a mapping begins at a page
-        mapping = mmap.mmap(descriptor, offset + byte_size - start, access=mmap.ACCESS_READ, offset=start)
     except BaseException:
         os.close(descriptor)
         raise
-    return Region(name, key, offset, byte_size, descriptor, memoryview(mapping)[offset - start :])
+    return Region(name, key, offset, byte_size, descriptor)
