@@ -15,6 +15,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from foldserve.server import Server
+from foldserve.serving import loader, manager
+from foldserve.serving.servable import Servable
 from foldserve_client import Client, FailedPrecondition, NotFound, Unavailable
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import model_config_pb2 as config_pb
@@ -153,8 +155,7 @@ def test_tensors_have_the_shapes_that_the_configuration_offers(tmp_path: Path) -
 def test_a_broken_configuration_stops_no_other_model(tmp_path: Path) -> None:
     for constant, name in enumerate(("good", "unreadable", "refused", "misdeclared", "empty"), start=1):
         put(tmp_path, 1, plus(constant), name)
-    shutil.rmtree(tmp_path / "empty" / "1")
-    (tmp_path / "empty" / "foldserve.yaml").write_text("")
+    (tmp_path / "empty" / "1").rename(tmp_path / "empty" / "v1")
     (tmp_path / "unreadable" / "config.pbtxt").write_text("max_batch_size 8")
     (tmp_path / "refused" / "config.pbtxt").write_text("ensemble_scheduling {}")
     (tmp_path / "misdeclared" / "config.pbtxt").write_text(
@@ -168,8 +169,8 @@ def test_a_broken_configuration_stops_no_other_model(tmp_path: Path) -> None:
         assert client.ready("refused") is False
     assert rows["good", "1"] == ("READY", "")
     assert "line and column 1:16" in rows["unreadable", ""][1]
-    assert "no version folder" in rows["empty", ""][1]
-    assert "'x' is FP32 [batch, 2] in the model" in rows["misdeclared", "1"][1]
+    assert "(there is 'v1')" in rows["empty", ""][1]
+    assert "in the model it is FP32 [batch, 2]" in rows["misdeclared", "1"][1]
     assert {state for (name, _), (state, _) in rows.items() if name != "good"} == {"UNAVAILABLE"}
 
 
@@ -335,6 +336,35 @@ def test_explicit_control_loads_what_is_asked_for(tmp_path: Path) -> None:
             for method in (load, unload):
                 with refused(grpc.StatusCode.INVALID_ARGUMENT, "no model name"):
                     method(stub, name)
+
+
+def test_whoever_gave_up_before_a_turn_came_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_go_on, loads = threading.Event(), threading.Event(), 0
+
+    def slow_load(*parts: Any) -> Servable:
+        nonlocal loads
+        loads += 1
+        begun.set()
+        assert may_go_on.wait(30)
+        return loader.load(*parts)
+
+    monkeypatch.setattr(manager, "load", slow_load)
+    put(tmp_path, 1, plus(1))
+    with serving(tmp_path, **EXPLICIT) as server, connected(server) as (client, stub):
+        first = stub.RepositoryModelLoad.future(pb.RepositoryModelLoadRequest(model_name="plus"))
+        assert begun.wait(30)
+        for _ in range(3):
+            with refused(grpc.StatusCode.DEADLINE_EXCEEDED, ""):
+                stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="plus"), timeout=0.1)
+        with refused(grpc.StatusCode.DEADLINE_EXCEEDED, ""):
+            stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="plus"), timeout=0.1)
+        may_go_on.set()
+        first.result()
+        load(stub)
+        assert answer(client) == 1
+    assert loads == 2
 
 
 @pytest.mark.parametrize("names", [["plus"], ["*"]])

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from foldserve.errors import FoldserveError, LoadFailed, ModelNotReady
+from foldserve.errors import FoldserveError, LoadFailed, ModelNotReady, RequestCancelled
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
 from foldserve.runtime.memory import return_freed_memory
@@ -27,7 +27,14 @@ from foldserve.serving.version_policy import (
 )
 from foldserve.settings import ModelSettings, ServerSettings
 
+Wanted = Callable[[], bool]
+"""Whether somebody still waits for a load or an unload when its turn comes."""
+
 log = get_logger()
+
+
+def _always() -> bool:
+    return True
 
 
 class ModelManager(ModelTable):
@@ -61,24 +68,33 @@ class ModelManager(ModelTable):
         """Report ready from now on: the models of the start have been tried."""
         self._started.set()
 
-    def update(self, folder: ModelFolder, *, override: str | None = None, reload: bool = False) -> None:
+    def update(
+        self,
+        folder: ModelFolder,
+        *,
+        override: str | None = None,
+        reload: bool = False,
+        wanted: Wanted = _always,
+    ) -> None:
         """Serve the versions of a model that its settings ask for, as its folder holds them now.
 
         Loads what is new or changed, with ``reload`` everything; what is superfluous goes afterwards.
-        ``override`` is that of :func:`~foldserve.serving.model_configuration.read_configuration`, whose errors
-        are raised. Raises :class:`LoadFailed` with the reasons when a version does not load; what served before
-        serves on.
+        ``override`` is that of :func:`~foldserve.serving.model_configuration.read_configuration`, whose
+        errors are raised. Raises :class:`LoadFailed` with the reasons when a version does not load; what served
+        before serves on. Raises :class:`RequestCancelled`, and does nothing, if it is not ``wanted`` when its
+        turn comes.
         """
         model = self._model(folder.name)
-        with model.lock:
+        with model.lock, self._load_slots:
             if self._draining:
                 raise ModelNotReady("the server is stopping; nothing is loaded any more")
+            _require(wanted)
             try:
                 configuration = read_configuration(folder, self._settings, override)
                 settings, origins = configuration.settings, configuration.origins
                 if not folder.versions:
                     self._unload_all(model)
-                aspired = aspired_versions(settings.versions, folder.versions)
+                aspired = aspired_versions(settings.versions, folder.versions, folder.other_folders)
             except Exception as error:
                 self._refuse(model, _reason(error))
                 raise
@@ -105,10 +121,14 @@ class ModelManager(ModelTable):
         with model.lock:
             self._refuse(model, reason)
 
-    def unload(self, name: str) -> None:
-        """Take a model out of service; requests in flight finish, and nobody waits for them."""
+    def unload(self, name: str, *, wanted: Wanted = _always) -> None:
+        """Take a model out of service; requests in flight finish, and nobody waits for them.
+
+        Raises :class:`RequestCancelled` as :meth:`update` does.
+        """
         model = self._model(name)
         with model.lock:
+            _require(wanted)
             model.failure = ""
             self._unload_all(model)
             self._forget_missing(model)
@@ -165,8 +185,7 @@ class ModelManager(ModelTable):
             self._tell_ready(model, source.version)
         model_log = log.bind(model=source.name, version=source.version)
         try:
-            with self._load_slots:
-                servable = load(source, entry.lifecycle, settings, self._settings)
+            servable = load(source, entry.lifecycle, settings, self._settings)
             self._put_in_service(model, entry, servable)
         except FoldserveError as error:
             reason = _reason(error)
@@ -257,6 +276,11 @@ class ModelManager(ModelTable):
     def _tell_ready(self, model: Model, version: int) -> None:
         self._metrics.ready.labels(model.name, str(version)).set(version in model.ready)
         self._on_ready(model.name, bool(model.ready))
+
+
+def _require(wanted: Wanted) -> None:
+    if not wanted():
+        raise RequestCancelled("the caller went away before it was this call's turn; nothing was changed")
 
 
 def _reason(error: Exception) -> str:

@@ -46,18 +46,37 @@ class ModelVersion:
 
     def model_file(self) -> Path:
         """The file to load; raises :class:`UnsupportedModel` when there is none, or only a pickle."""
-        for candidate in (self.file,) if self.file else MODEL_FILES:
+        names = (self.file,) if self.file else MODEL_FILES
+        for name in names:
+            self._check_kind(name)
             # Triton's form for a model of several files: a folder with the model's name, and the model in it.
-            for file in (self.folder / candidate, self.folder / candidate / candidate):
+            for file in (self.folder / name, self.folder / name / name):
                 if file.is_file():
-                    return _of_a_kind_we_take(file)
-        for file in sorted(self.folder.iterdir()):
+                    return file
+        others = sorted(self.folder.iterdir())
+        for file in others:
             if file.suffix in PICKLE_SUFFIXES:
                 refuse_pickle(file)
-        raise UnsupportedModel(
-            f"model '{self.name}' version {self.version}: no {self.file or ' or '.join(MODEL_FILES)} in "
-            f"{self.folder}; put the model file there under {'this name' if self.file else 'one of these'}"
+        models = [file.name for file in others if file.suffix in MODEL_SUFFIXES and file.is_file()]
+        what_to_do = (
+            f"rename {models[0]}, or set 'file: {models[0]}' in the model's {OWN_CONFIG}"
+            if len(models) == 1
+            else f"put the model file there under {'this name' if self.file else 'one of these'}"
         )
+        raise UnsupportedModel(
+            f"model '{self.name}' version {self.version}: no {' or '.join(names)} in {self.folder}; "
+            f"{what_to_do}"
+        )
+
+    def _check_kind(self, name: str) -> None:
+        file = self.folder / name
+        if file.suffix in PICKLE_SUFFIXES:
+            refuse_pickle(file)
+        if file.suffix not in MODEL_SUFFIXES:
+            raise UnsupportedModel(
+                f"{self.origins.get('file', file)}: the model file '{name}' is neither "
+                f"{' nor '.join(MODEL_SUFFIXES)}; export the model as one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,9 @@ class ModelFolder:
 
     versions: Mapping[int, Identity]
     """The files of each version."""
+
+    other_folders: frozenset[str] = frozenset()
+    """Names of folders in it that are no versions."""
 
     owner: object = field(default=None, compare=False, repr=False)
     """As of :class:`ModelVersion`."""
@@ -95,8 +117,8 @@ Scan = dict[str, list[ModelFolder]]
 def scan(repositories: Iterable[Path]) -> Scan:
     """All models of the repositories.
 
-    A model is a folder with a version or a configuration in it. Folders whose name is not a positive integer
-    are no versions. Raises :class:`ConfigurationError` for a repository that is not a folder.
+    Every folder is meant to be one, whether it has a version or not. Raises :class:`ConfigurationError` for a
+    repository that is not a folder.
     """
     models: Scan = {}
     for repository in repositories:
@@ -105,9 +127,7 @@ def scan(repositories: Iterable[Path]) -> Scan:
                 f"model repository {repository} is not a folder; create it or mend --repository"
             )
         for folder in sorted(_folders(repository)):
-            model = look_at(folder, repository)
-            if model.versions or model.unreadable or _is_configured(folder):
-                models.setdefault(model.name, []).append(model)
+            models.setdefault(folder.name, []).append(look_at(folder, repository))
     return models
 
 
@@ -132,27 +152,15 @@ def settled_changes(handled: Scan, previous: Scan, current: Scan) -> list[str]:
 
 def look_at(folder: Path, repository: Path, owner: object = None) -> ModelFolder:
     """What is in the folder of one model."""
+    name = folder.name
     try:
-        versions = {
-            int(child.name): _identity(child) for child in _folders(folder) if VERSION.fullmatch(child.name)
-        }
+        within = list(_folders(folder))
+        versions = {int(child.name): _identity(child) for child in within if VERSION.fullmatch(child.name)}
     except OSError as error:
-        return ModelFolder(folder.name, repository, folder, frozenset(), {}, owner, unreadable=str(error))
-    return ModelFolder(folder.name, repository, folder, _identity(folder, recursive=False), versions, owner)
-
-
-def _of_a_kind_we_take(file: Path) -> Path:
-    if file.suffix in PICKLE_SUFFIXES:
-        refuse_pickle(file)
-    if file.suffix not in MODEL_SUFFIXES:
-        raise UnsupportedModel(
-            f"{file} is neither {' nor '.join(MODEL_SUFFIXES)}; export the model as one of them"
-        )
-    return file
-
-
-def _is_configured(folder: Path) -> bool:
-    return (folder / TRITON_CONFIG).is_file() or (folder / OWN_CONFIG).is_file()
+        return ModelFolder(name, repository, folder, frozenset(), {}, owner=owner, unreadable=str(error))
+    others = frozenset(child.name for child in within if not VERSION.fullmatch(child.name))
+    files = _identity(folder, recursive=False)
+    return ModelFolder(name, repository, folder, files, versions, others, owner)
 
 
 def _folders(parent: Path) -> Iterator[Path]:

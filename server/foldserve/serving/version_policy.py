@@ -11,16 +11,26 @@ from typing import Literal
 from foldserve.errors import ConfigurationError
 from foldserve.settings import LatestVersions
 
+MOST_NAMES = 5
+"""An error text names this many folders at most."""
+
 Policy = LatestVersions | Literal["all"] | tuple[int, ...]
 
 
-def aspired_versions(policy: Policy, present: Collection[int]) -> frozenset[int]:
+def aspired_versions(
+    policy: Policy, present: Collection[int], others: Collection[str] = ()
+) -> frozenset[int]:
     """The versions that should serve, of those ``present`` in the repository.
 
-    Raises :class:`ConfigurationError` where that is none at all.
+    ``others`` are the folders that are no versions. Raises :class:`ConfigurationError` where no version is
+    to serve at all.
     """
     if not present:
-        raise ConfigurationError("no version folder; a version is a folder named by a positive integer")
+        there = ", ".join(f"'{name}'" for name in sorted(others)[:MOST_NAMES])
+        raise ConfigurationError(
+            "no version folder; put the model file into a folder whose name is a positive integer without "
+            f"leading zeros, such as '1'{f' (there is {there})' if there else ''}"
+        )
     if policy == "all":
         return frozenset(present)
     if isinstance(policy, LatestVersions):

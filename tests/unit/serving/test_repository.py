@@ -16,25 +16,25 @@ def _version(repository: Path, model: str, version: str, file: str = "model.onnx
     return folder
 
 
-def test_versions_are_found_and_other_folders_passed_over(tmp_path: Path) -> None:
+def test_versions_are_found_and_told_apart_from_other_folders(tmp_path: Path) -> None:
     for version in ("1", "10", "2", "0", "-1", "v3", "old", "01"):
         _version(tmp_path, "digits", version)
     _version(tmp_path, ".hidden", "1")
-    _version(tmp_path, "no_version", "data")
     (tmp_path / "readme.txt").write_text("not a model")
     ((digits,),) = scan([tmp_path]).values()
     assert digits.name == "digits"
     assert set(digits.versions) == {1, 2, 10}
+    assert digits.other_folders == {"0", "-1", "v3", "old", "01"}
 
 
-@pytest.mark.parametrize("configuration", ["config.pbtxt", "foldserve.yaml"])
-def test_a_folder_with_a_configuration_is_a_model_even_without_versions(
-    tmp_path: Path, configuration: str
-) -> None:
+def test_a_folder_without_a_version_is_a_model_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / configuration).write_text("")
-    ((empty,),) = scan([tmp_path]).values()
-    assert (empty.name, dict(empty.versions)) == ("empty", {})
+    _version(tmp_path, "digits", "v1")
+    models = scan([tmp_path])
+    assert {name: (dict(one.versions), one.other_folders) for name, (one,) in models.items()} == {
+        "empty": ({}, frozenset()),
+        "digits": ({}, {"v1"}),
+    }
 
 
 def test_a_folder_that_cannot_be_read_is_a_model_of_which_nothing_is_known(
@@ -143,14 +143,30 @@ def test_the_model_file_is_found(tmp_path: Path, file: str) -> None:
 def test_the_model_file_may_have_another_name(tmp_path: Path) -> None:
     folder = _version(tmp_path, "digits", "1", "resnet.onnx")
     assert ModelVersion("digits", 1, folder, "resnet.onnx").model_file() == folder / "resnet.onnx"
-    with pytest.raises(UnsupportedModel, match=r"no densenet\.onnx in .*under this name"):
+    with pytest.raises(UnsupportedModel, match=r"no densenet\.onnx in .*rename resnet\.onnx"):
         ModelVersion("digits", 1, folder, "densenet.onnx").model_file()
 
 
-def test_a_model_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    folder = _version(tmp_path, "digits", "1", "model.plan")
-    with pytest.raises(UnsupportedModel, match=r"neither \.onnx nor \.pt2"):
-        ModelVersion("digits", 1, folder, "model.plan").model_file()
+@pytest.mark.parametrize("there", ["model.plan", "model.onnx"])
+def test_a_model_file_of_another_kind_is_refused_with_the_file_that_names_it(
+    tmp_path: Path, there: str
+) -> None:
+    folder = _version(tmp_path, "digits", "1", there)
+    source = ModelVersion("digits", 1, folder, "model.plan", {"file": "digits/config.pbtxt"})
+    with pytest.raises(
+        UnsupportedModel, match=r"^digits/config\.pbtxt: .*'model\.plan' is neither \.onnx nor \.pt2"
+    ):
+        source.model_file()
+
+
+def test_the_only_model_under_another_name_is_named_with_what_to_do(tmp_path: Path) -> None:
+    source = ModelVersion("digits", 1, _version(tmp_path, "digits", "1", "Model.onnx"))
+    with pytest.raises(UnsupportedModel, match=r"rename Model\.onnx, or set 'file: Model\.onnx' in .*yaml"):
+        source.model_file()
+    _version(tmp_path / "digits", "1", "data", "weights.onnx")  # further down nothing is looked for
+    (source.folder / "other.onnx").write_bytes(b"")
+    with pytest.raises(UnsupportedModel, match=r"put the model file there under one of these"):
+        source.model_file()
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -67,3 +67,12 @@ def test_an_aspired_version_never_goes_and_the_last_answer_never_goes(
     unloaded = versions_to_unload(aspired, aspired | others, serving)
     assert unloaded <= serving - aspired
     assert not serving or serving - unloaded
+
+
+def test_folders_that_are_no_versions_are_named_where_there_is_no_version() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"^no version folder; .*, such as '1' \(there is '01', 'v1'\)$"
+    ):
+        aspired_versions("all", [], ["v1", "01"])
+    with pytest.raises(ConfigurationError, match=r"^no version folder; .*, such as '1'$"):
+        aspired_versions("all", [])
