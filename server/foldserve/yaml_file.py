@@ -8,10 +8,25 @@ import yaml
 from foldserve.errors import ConfigurationError
 
 
+class _EachNameOnce(yaml.SafeLoader):
+    """Refuses a name that is given twice, of which YAML would take the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        given = set()
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode):
+                if name.value in given:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"'{name.value}' is given twice", problem_mark=name.start_mark
+                    )
+                given.add(name.value)
+        return super().construct_mapping(node, deep=deep)
+
+
 def read_mapping(file: Path) -> dict[str, Any]:
     """What ``file`` sets, by name; raises :class:`ConfigurationError` for anything but names and values."""
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), _EachNameOnce)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a 31 February, say
         raise ConfigurationError(f"{file} is not readable YAML: {error}") from None
     if values is None:

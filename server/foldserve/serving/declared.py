@@ -3,10 +3,13 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from foldserve.errors import ConfigurationError
+from foldserve.observability.logging import get_logger
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.serving.datatypes import datatype_name
 from foldserve.serving.validation import describe
 from foldserve.settings import DeclaredTensor, ModelSettings
+
+log = get_logger()
 
 
 def check_declared(
@@ -41,6 +44,25 @@ def check_declared(
                 )
     _check_kinds("inputs", {spec.name: spec for spec in inputs}, settings.inputs, origins)
     _check_kinds("outputs", outputs_known, settings.outputs, origins)
+
+
+def warn_of_batching_in_vain(model: str, settings: ModelSettings, origins: Mapping[str, str]) -> None:
+    """Log what is configured for batches, for a model whose requests never share a run."""
+    batching = settings.batching
+    for setting, field, value in (
+        ("max_batch_size", "max_batch_size", settings.max_batch_size),
+        ("batching", "preferred_batch_sizes", batching.preferred_batch_sizes),
+        ("batching", "max_queue_delay_us", batching.max_queue_delay_us),
+    ):
+        if value and setting in origins:
+            log.warning(
+                "configuration has no effect here",
+                model=model,
+                field=field,
+                reason="the model's first axis is fixed or missing, or its rows depend on each other: each "
+                "request runs by itself",
+                file=origins[setting],
+            )
 
 
 def _check_kinds(

@@ -16,11 +16,11 @@ from foldserve.runtime.tuning import Tuning
 from foldserve.serving.artefacts import MODEL, Artefact, artefact_key, evidence_in
 from foldserve.serving.batcher import Batcher
 from foldserve.serving.classification import read_labels
-from foldserve.serving.declared import check_declared
+from foldserve.serving.declared import check_declared, warn_of_batching_in_vain
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.opening import Opening, in_words
 from foldserve.serving.repository import ModelVersion
-from foldserve.serving.reshaped import reshaped
+from foldserve.serving.reshaped import keeps_rows, reshaped
 from foldserve.serving.servable import Provenance, Servable
 from foldserve.serving.stages import Stages
 from foldserve.serving.tune import tuned
@@ -141,6 +141,8 @@ class _Loading:
         artefact, settings, source = loaded.artefact, self._settings, self._source
         session = loaded.session
         check_declared(session.inputs, session.outputs, settings, source.origins)
+        if not artefact.batches:
+            warn_of_batching_in_vain(source.name, settings, source.origins)
         session = reshaped(session, settings)
         labels = read_labels(source.folder.parent, settings.labels, [spec.name for spec in session.outputs])
         provenance = Provenance(
@@ -149,7 +151,7 @@ class _Loading:
             requested_provider=settings.provider,
             fold_report=artefact.fold_report,
             parity_report=artefact.parity_report,
-            batches=artefact.batches,
+            batches=artefact.batches and keeps_rows(settings),
             stage_seconds=self.stages.seconds,
             reference_seconds=artefact.reference_seconds,
             provider_seconds=artefact.provider_seconds,
@@ -163,6 +165,7 @@ class _Loading:
             instances=loaded.tuning.layout.instances,
             capacity=settings.max_queue_size,
             batching=settings.batching,
+            model=source.name,
         )
         return Servable(source.name, source.version, session, provenance, batcher, labels=labels)
 

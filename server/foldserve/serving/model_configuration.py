@@ -1,7 +1,9 @@
 """A model's own configuration: what its files, or a load request, say over the server's settings."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ from pydantic import ValidationError
 
 from foldserve.errors import ConfigurationError, UnsupportedModel
 from foldserve.observability.logging import get_logger
-from foldserve.serving.repository import OWN_CONFIG, TRITON_CONFIG, ModelFolder
+from foldserve.serving.repository import MODEL_FILES, OWN_CONFIG, TRITON_CONFIG, ModelFolder
 from foldserve.serving.triton_config import NAMES, parse_json, parse_text, values_of
 from foldserve.serving.triton_fields import check_fields
 from foldserve.settings import ModelSettings, ServerSettings, model_settings
@@ -19,6 +21,9 @@ from foldserve.yaml_file import read_mapping
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+NEARLY_A_VERSION = re.compile(r"[vV]?[0-9]+")
+"""Names of folders that somebody may have meant to be versions."""
 
 log = get_logger()
 
@@ -71,6 +76,7 @@ def read_configuration(
         raise ConfigurationError("; ".join(_told(one, layers) for one in error.errors())) from None
     origins = {name: layer.where for layer in layers for name in layer.values}
     _check_names(settings, origins)
+    _warn_of_what_is_passed_over(folder, settings)
     return Configuration(settings, origins)
 
 
@@ -122,3 +128,25 @@ def _check_names(settings: ModelSettings, origins: Mapping[str, str]) -> None:
                 f"{origins[key.partition('.')[0]]}: {key} is '{name}'; "
                 f"it must name a file in the model's own folder"
             )
+
+
+def _warn_of_what_is_passed_over(folder: ModelFolder, settings: ModelSettings) -> None:
+    """Log what somebody may have put there to be used, and which is not."""
+    known = (TRITON_CONFIG, OWN_CONFIG)
+    passed_over = {
+        name: f"only {nearest[0]} is read"
+        for name, *_ in folder.files
+        if name not in known and (nearest := get_close_matches(name, known, n=1, cutoff=0.8))
+    }
+    if folder.versions:
+        passed_over |= {
+            name: "a version is a positive integer without leading zeros"
+            for name in folder.other_folders
+            if NEARLY_A_VERSION.fullmatch(name)
+        }
+    first, second = MODEL_FILES
+    for version, files in folder.versions.items():
+        if not settings.file and {first, second} <= {name for name, *_ in files}:
+            passed_over[f"{version}/{second}"] = f"{first} is taken; choose with 'file'"
+    for name, reason in sorted(passed_over.items()):
+        log.warning("passed over", model=folder.name, file=str(folder.folder / name), reason=reason)

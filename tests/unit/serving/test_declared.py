@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 from foldserve.errors import ConfigurationError
+from foldserve.observability.logging import configure_logging
 from foldserve.runtime.tensors import TensorSpec
-from foldserve.serving.declared import check_declared
-from foldserve.settings import ModelSettings
+from foldserve.serving.declared import check_declared, warn_of_batching_in_vain
+from foldserve.settings import LogFormat, LogLevel, ModelSettings
 
 IMAGES = TensorSpec("images", np.dtype(np.float32), ("batch", 3, None, None))
 SIZES = TensorSpec("sizes", np.dtype(np.int64), ("batch", 2))
@@ -65,3 +68,18 @@ def test_what_it_has_not_is_refused_with_the_file_and_both_sides(
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"^m/config\.pbtxt .*" + text):
         _check(**values)
+
+
+def test_what_is_configured_for_batches_in_vain_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogFormat.JSON, LogLevel.INFO)
+    settings = ModelSettings.model_validate({"max_batch_size": 4, "batching": {"max_queue_delay_us": 5}})
+    warn_of_batching_in_vain("digits", settings, {"max_batch_size": "config.pbtxt", "batching": "own.yaml"})
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(line["level"], line["model"], line["field"], line["file"]) for line in lines] == [
+        ("warning", "digits", "max_batch_size", "config.pbtxt"),
+        ("warning", "digits", "max_queue_delay_us", "own.yaml"),
+    ]
+    warn_of_batching_in_vain("digits", settings, {})
+    unbatched = ModelSettings(max_batch_size=0)
+    warn_of_batching_in_vain("digits", unbatched, {"max_batch_size": "config.pbtxt"})
+    assert capfd.readouterr().err == ""

@@ -74,6 +74,8 @@ def test_fields_without_effect_are_logged_once_each(model: Path, capfd: pytest.C
         ("inputs: [{datatype: FP32}]", r"'inputs\.0\.name' is required"),
         ("batching: {priority_levels: 2}", "'batching': default_priority_level is 0; with"),
         ("batching: {preferred_batch_sizes: [9]}", r"foldserve\.yaml: preferred_batch_sizes has 9, but"),
+        ("instances: 1\nparity: {}\ninstances: 2", r"'instances' is given twice(.|\n)*line 3"),
+        ("batching: {queue_policy: {}, queue_policy: {}}", r"'queue_policy' is given twice"),
         ("- a list", "must hold settings as 'name: value', not a list"),
         ("a: [", r"foldserve\.yaml is not readable YAML: (.|\n)*line 1"),
         ("!!python/object/apply:os.getcwd []", "not readable YAML"),
@@ -168,3 +170,25 @@ def test_each_setting_of_the_models_own_is_known_with_its_file(model: Path) -> N
         "max_batch_size": str(model / "foldserve.yaml"),
         "outputs": str(model / "config.pbtxt"),
     }
+
+
+def test_what_somebody_may_take_to_be_in_use_is_logged(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(LogFormat.JSON, LogLevel.INFO)
+    for version in ("01", "v2", "3", "data"):
+        (model / version).mkdir()
+    for file in ("foldserve.yml", "config.pbtx", "labels.txt", "3/model.onnx", "3/model.pt2", "1/model.pt2"):
+        (model / file).write_text("")
+    _read(model)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert {Path(line["file"]).relative_to(model).as_posix(): line["reason"] for line in lines} == {
+        "01": "a version is a positive integer without leading zeros",
+        "v2": "a version is a positive integer without leading zeros",
+        "foldserve.yml": "only foldserve.yaml is read",
+        "config.pbtx": "only config.pbtxt is read",
+        "3/model.pt2": "model.onnx is taken; choose with 'file'",
+    }
+    (model / "foldserve.yaml").write_text("file: model.pt2")
+    _read(model)
+    assert "3/model.pt2" not in capfd.readouterr().err
