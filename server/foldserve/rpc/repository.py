@@ -63,7 +63,11 @@ class RepositoryMethods(service.GRPCInferenceServiceServicer):
                     f"and '{FILE}<version>/<name>' as bytes_param"
                 )
         self._controller.load(
-            request.model_name, repository=request.repository_name, config=config, files=files
+            request.model_name,
+            wanted=context.is_active,
+            repository=request.repository_name,
+            config=config,
+            files=files,
         )
         return pb.RepositoryModelLoadResponse()
 
@@ -79,5 +83,7 @@ class RepositoryMethods(service.GRPCInferenceServiceServicer):
                 raise InvalidRequest(
                     f"unload parameter '{name[:100]}' is unknown; there is 'unload_dependents'"
                 )
-        self._controller.unload(request.model_name, repository=request.repository_name)
+        self._controller.unload(
+            request.model_name, wanted=context.is_active, repository=request.repository_name
+        )
         return pb.RepositoryModelUnloadResponse()

@@ -80,9 +80,9 @@ class ModelManager(ModelTable):
 
         Loads what is new or changed, with ``reload`` everything; what is superfluous goes afterwards.
         ``override`` is that of :func:`~foldserve.serving.model_configuration.read_configuration`, whose
-        errors are raised. Raises :class:`LoadFailed` with the reasons when a version does not load; what served
-        before serves on. Raises :class:`RequestCancelled`, and does nothing, if it is not ``wanted`` when its
-        turn comes.
+        errors are raised. Raises :class:`LoadFailed` with the reasons when a version does not load; what
+        served before serves on. Raises :class:`RequestCancelled`, and does nothing, if it is not ``wanted``
+        when its turn comes.
         """
         model = self._model(folder.name)
         with model.lock, self._load_slots:

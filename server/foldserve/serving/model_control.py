@@ -9,7 +9,7 @@ from pathlib import Path
 from foldserve.errors import ConfigurationError, FoldserveError, InvalidRequest, ModelNotFound
 from foldserve.observability.logging import get_logger
 from foldserve.serving.lifecycle import State
-from foldserve.serving.manager import ModelManager
+from foldserve.serving.manager import ModelManager, Wanted
 from foldserve.serving.model_table import Status
 from foldserve.serving.repository import ModelFolder, Scan, find, scan, settled_changes
 from foldserve.serving.uploaded import written
@@ -78,6 +78,7 @@ class ModelController:
         self,
         name: str,
         *,
+        wanted: Wanted,
         repository: str = "",
         config: str | None = None,
         files: Mapping[str, bytes] | None = None,
@@ -86,7 +87,8 @@ class ModelController:
 
         ``config``, a ModelConfig in JSON, stands in for ``config.pbtxt``; ``files``, by their paths in the
         model's folder, stand in for the whole folder and need ``config``. Raises :class:`ConfigurationError`
-        in another mode than ``explicit``, :class:`ModelNotFound`, :class:`InvalidRequest`, and
+        in another mode than ``explicit``, :class:`ModelNotFound`, :class:`InvalidRequest`,
+        :class:`RequestCancelled` if it is not ``wanted`` any more when other loads have let it wait, and
         :class:`LoadFailed` or :class:`ConfigurationError` where the model does not load.
         """
         self._require_explicit()
@@ -97,19 +99,20 @@ class ModelController:
                 f"files of model '{name}' were sent without the parameter 'config'; send it too"
             )
         folder = written(name, files) if files else self._only(name, matching)
-        self._manager.update(folder, override=config, reload=True)
+        self._manager.update(folder, override=config, reload=True, wanted=wanted)
 
-    def unload(self, name: str, *, repository: str = "") -> None:
+    def unload(self, name: str, *, wanted: Wanted, repository: str = "") -> None:
         """Take a model out of service, if it is in ``repository`` where one is named.
 
-        Raises :class:`ConfigurationError`, :class:`InvalidRequest`, :class:`ModelNotFound` as :meth:`load`.
+        Raises :class:`ConfigurationError`, :class:`InvalidRequest`, :class:`ModelNotFound` and
+        :class:`RequestCancelled` as :meth:`load`.
         """
         self._require_explicit()
         _check_name(name)
         matching = self._matching(repository)
         if repository or not any(status.name == name for status in self._manager.statuses()):
             self._only(name, matching)
-        self._manager.unload(name)
+        self._manager.unload(name, wanted=wanted)
 
     def index(self, repository: str = "") -> list[Status]:
         """Every model version that is known, and every model of the repositories that is not loaded.
