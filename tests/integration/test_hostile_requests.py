@@ -4,11 +4,14 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from foldserve.rpc import codec
 from foldserve.server import Server
+from foldserve.serving.validation import Array
 from foldserve_client import Client, ResourceExhausted
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -37,6 +40,14 @@ def _request(
     return request
 
 
+def _elements(model: str) -> pb.ModelInferRequest:
+    """Millions of elements that are not what a model takes, and one byte too many."""
+    count = 5_000_000
+    request = pb.ModelInferRequest(model_name=model, raw_input_contents=[bytes(4 * count + 1)])
+    request.inputs.add(name="images", datatype="BYTES", shape=[count])
+    return request
+
+
 @pytest.mark.parametrize(
     ("make", "code"),
     [
@@ -45,6 +56,9 @@ def _request(
         (lambda: _request(name="x" * 20_000), "INVALID_ARGUMENT"),
         (lambda: _request(datatype="x" * 20_000), "INVALID_ARGUMENT"),
         (lambda: pb.ModelInferRequest(model_name="x" * 20_000), "NOT_FOUND"),
+        (lambda: _elements("nobody"), "NOT_FOUND"),
+        (lambda: _elements("digits"), "INVALID_ARGUMENT"),
+        (lambda: _request(shape=[2**24, 1, 0, 8]), "INVALID_ARGUMENT"),
         (lambda: pb.ModelInferRequest(model_name="digits", model_version="1" * 5_000), "INVALID_ARGUMENT"),
         (lambda: pb.ModelInferRequest(model_name="digits", model_version="01"), "INVALID_ARGUMENT"),
         (lambda: pb.ModelInferRequest(model_name="digits", model_version="١"), "INVALID_ARGUMENT"),
@@ -65,6 +79,33 @@ def test_it_is_refused_at_once(
         stub.ModelInfer(make(), timeout=QUICKLY_S)
     assert failure.value.code() is grpc.StatusCode[code]
     assert failure.value.details()
+
+
+def test_elements_are_not_looked_at_before_the_model_is(stub: GRPCInferenceServiceStub) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        stub.ModelInfer(_elements("digits"), timeout=QUICKLY_S)
+    assert "expected FP32 [batch, 1, 8, 8], got BYTES [5000000]" in (failure.value.details() or "")
+
+
+def test_what_takes_long_to_decode_does_not_keep_the_network_waiting(
+    stub: GRPCInferenceServiceStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    decode = codec.decode_inputs
+
+    def seen(*arguments: Any) -> dict[str, Array]:
+        threads.append(threading.current_thread().name)
+        return decode(*arguments)
+
+    monkeypatch.setattr(codec, "decode_inputs", seen)
+    request = pb.ModelInferRequest(model_name="digits")
+    images = request.inputs.add(name="images", datatype="FP32", shape=[100, 1, 8, 8])
+    images.contents.fp32_contents.extend([0.5] * 6400)
+    assert stub.ModelInfer(request).outputs[0].shape == [100, 10]
+    assert threads[0].startswith("decoder")
+    images.contents.fp32_contents.append(0.5)
+    with pytest.raises(grpc.RpcError, match="takes 6400 elements, got 6401"):
+        stub.ModelInfer(request, timeout=QUICKLY_S)
 
 
 def test_versions_do_not_become_labels(server: Server, stub: GRPCInferenceServiceStub) -> None:

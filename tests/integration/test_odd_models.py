@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from foldserve_client import Client, FailedPrecondition, InvalidArgument
 from running import serving
-from small_models import add_model, batch_norm, chain, convolution
+from small_models import add_model, batch_norm, chain, convolution, plus
 
 
 def test_weights_in_a_file_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +52,52 @@ def test_a_model_whose_sizes_cannot_be_guessed_serves_unproven_and_says_so(tmp_p
         report = client.parity("sized").report
         assert report.verdict == "unproven"
         assert "samples" in report.explanation
+
+
+def _sum_of(rows_of_a: str, rows_of_b: str) -> ir.Model:
+    """y = a + b, float32 [rows, 2] each, of which one may have a single row for all of the other's."""
+    a, b = (ir.val(name, ir.DataType.FLOAT, [rows, 2]) for name, rows in (("a", rows_of_a), ("b", rows_of_b)))
+    node = ir.node("Add", [a, b], name="Add")
+    (y,) = node.outputs
+    y.name, y.dtype, y.shape = "y", ir.DataType.FLOAT, ir.Shape([None, 2])
+    graph = ir.Graph([a, b], [y], nodes=[node], opset_imports={"": 18}, name="sum")
+    return ir.Model(graph, ir_version=9)
+
+
+@pytest.mark.parametrize(
+    ("rows", "configuration", "text"),
+    [
+        (("n", "m"), "", "input 'b' has 2 rows, input 'a' has 1"),
+        (
+            ("n", "n"),
+            "inputs: [{name: a, shape: [-1, 2, 1], reshape: [-1, 2]}, {name: b}]",
+            "'n', is 1 in input 'a'",
+        ),
+    ],
+)
+def test_requests_that_may_share_a_run_have_as_many_rows_in_each_input(
+    tmp_path: Path, rows: tuple[str, str], configuration: str, text: str
+) -> None:
+    """Else one caller's rows of ``a`` would meet another's of ``b``."""
+    add_model(tmp_path, "sum", _sum_of(*rows))
+    (tmp_path / "sum" / "foldserve.yaml").write_text(configuration or "{}")
+    one_row = np.ones((1, 2, 1) if configuration else (1, 2), np.float32)
+    with serving(tmp_path) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        np.testing.assert_array_equal(
+            client.infer("sum", {"a": one_row, "b": np.ones((1, 2), np.float32)}).output, [[2, 2]]
+        )
+        with pytest.raises(InvalidArgument, match=text):
+            client.infer("sum", {"a": one_row, "b": np.ones((2, 2), np.float32)})
+
+
+def test_requests_share_no_run_where_callers_see_other_rows_than_the_model(tmp_path: Path) -> None:
+    add_model(tmp_path, "plus", plus(1))
+    yaml = "inputs: [{name: x, shape: [2, -1], reshape: [-1, 2]}]"
+    (tmp_path / "plus" / "foldserve.yaml").write_text(yaml)
+    with serving(tmp_path) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        assert client.model_metadata("plus").properties["foldserve.batches"] == "False"
+        answer = client.infer("plus", np.arange(6, dtype=np.float32).reshape(2, 3)).output
+        np.testing.assert_array_equal(answer, np.arange(1, 7).reshape(3, 2))
 
 
 def test_a_size_that_the_model_does_not_take_is_the_callers_mistake(tmp_path: Path) -> None:

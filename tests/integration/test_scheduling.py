@@ -102,6 +102,24 @@ def test_priorities_and_time_outs_of_requests_are_honoured(tmp_path: Path, engin
         assert [array.flat[0] for array in engine.inputs] == [-1.0, 1.0, 2.0, 4.0]
 
 
+def test_a_call_that_is_cancelled_while_it_runs_has_failed_and_not_succeeded(
+    tmp_path: Path, engine: Engine
+) -> None:
+    with _stub(tmp_path) as stub:
+        engine.hold()
+        call = stub.ModelInfer.future(_request())
+        engine.entered.acquire()
+        call.cancel()
+        time.sleep(0.1)  # until the server knows
+        engine.open.set()
+        statistics = pb.ModelStatisticsRequest(name="m")
+        while not (fail := stub.ModelStatistics(statistics).model_stats[0].inference_stats.fail.count):
+            time.sleep(0.01)
+        (one,) = stub.ModelStatistics(statistics).model_stats
+        assert (fail, one.inference_stats.success.count, one.inference_count) == (1, 0, 0)
+        assert (one.execution_count, one.batch_stats[0].batch_size) == (1, 1)  # it ran all the same
+
+
 def test_a_refusal_tells_when_to_come_again(tmp_path: Path, engine: Engine) -> None:
     with _stub(tmp_path, "max_queue_size: 1\n") as stub, ThreadPoolExecutor(4) as pool:
         calls = [_occupy(engine, stub, pool)]

@@ -94,6 +94,12 @@ def _fails(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     return failure.value.code(), failure.value.details() or ""
 
 
+def _runs_and_rows(stub: GRPCInferenceServiceStub) -> tuple[int, int]:
+    (one,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="digits")).model_stats
+    assert sum(batch.compute_infer.count for batch in one.batch_stats) == one.execution_count
+    return one.execution_count, one.inference_count
+
+
 def test_tensors_in_shared_memory_give_the_answer_of_tensors_sent(
     stub: GRPCInferenceServiceStub, memory: Path
 ) -> None:
@@ -194,9 +200,11 @@ def test_an_output_that_does_not_fit_is_refused(stub: GRPCInferenceServiceStub, 
     _register(stub, memory)
     request = _shared()
     _place(request.outputs.add(name="logits"), OUTPUT_AT, 100)
+    before = _runs_and_rows(stub)
     code, details = _fails(lambda: stub.ModelInfer(request))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "the output takes 160 bytes" in details
+    assert _runs_and_rows(stub) == (before[0] + 1, before[1])  # the model ran, but nothing was answered
 
 
 def test_an_object_that_shrank_is_noticed(stub: GRPCInferenceServiceStub, memory: Path) -> None:

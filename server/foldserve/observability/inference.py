@@ -108,10 +108,18 @@ class InferenceMetrics:
             self.compute_infer.observe(stages.compute_infer)
             self.compute_output.observe(stages.compute_output)
             self.inferences += rows
-            self.executions += len(runs)
-            for batch_rows in runs:
-                self.batches.setdefault(batch_rows, BatchSeconds()).add(stages, share=1 / len(runs))
+            self._add_runs(runs, stages)
             self.last_inference_ms = int(time.time() * 1000)
+
+    def record_runs(self, runs: Sequence[int], stages: StageSeconds) -> None:
+        """Count the runs of a request that was not answered: others may have been, of the same runs."""
+        with self.lock:
+            self._add_runs(runs, stages)
+
+    def _add_runs(self, runs: Sequence[int], stages: StageSeconds) -> None:
+        self.executions += len(runs)
+        for rows in runs:
+            self.batches.setdefault(rows, BatchSeconds()).add(stages, share=1 / len(runs))
 
 
 class RequestMetrics:

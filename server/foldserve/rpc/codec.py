@@ -17,7 +17,7 @@ from foldserve.rpc.parameters import Parameters, integer, string
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.serving.datatypes import DTYPES, datatype_name
 from foldserve.serving.shared_memory import SharedMemory, Slot
-from foldserve.serving.validation import Array
+from foldserve.serving.validation import Array, Form
 
 TYPED_FIELDS = {
     "BOOL": "bool_contents",
@@ -39,13 +39,44 @@ MAX_ELEMENTS = 2**40
 MAX_DIMENSIONS = 64
 """No tensor has more elements or dimensions than these: a larger shape is a mistake or an attack."""
 
+MAX_BESIDE_EMPTY = 2**24
+"""Most elements of an empty tensor, were its empty dimensions 1: it costs its sender nothing, whatever its
+other dimensions, but what a model makes of it need not be empty."""
+
+DECODED_AT_ONCE = 4096
+"""Elements, one by one, that the thread that reads from the network may decode: less than a millisecond."""
+
 REGION = "shared_memory_region"
 OFFSET = "shared_memory_offset"
 BYTE_SIZE = "shared_memory_byte_size"
 
 
+def input_forms(request: pb.ModelInferRequest) -> dict[str, Form]:
+    """What a request says its inputs are, by name; raises :class:`InvalidRequest` naming the one at fault."""
+    forms: dict[str, Form] = {}
+    for tensor in request.inputs:
+        if tensor.name in forms:
+            raise InvalidRequest(f"input '{tensor.name}' is given twice")
+        shape = _shape(tensor)
+        forms[tensor.name] = Form(DTYPES[tensor.datatype], shape)
+    return forms
+
+
+def decodes_slowly(request: pb.ModelInferRequest) -> bool:
+    """Whether many elements must be looked at one by one; all other contents are taken as they lie."""
+    return any(
+        (tensor.datatype == "BYTES" or tensor.HasField("contents"))
+        and len(tensor.shape) <= MAX_DIMENSIONS
+        and math.prod(tensor.shape) > DECODED_AT_ONCE
+        for tensor in request.inputs
+    )
+
+
 def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) -> dict[str, Array]:
-    """The input tensors of a request by name; raises :class:`InvalidRequest` naming the tensor at fault."""
+    """The input tensors of a request by name, of the forms that :func:`input_forms` has found to be possible.
+
+    Raises :class:`InvalidRequest` naming the tensor at fault, and :class:`RegionNotFound`.
+    """
     raw = request.raw_input_contents
     slots = [slot(tensor.parameters, shared_memory) for tensor in request.inputs]
     shared_memory.check_inputs(filter(None, slots))
@@ -57,12 +88,9 @@ def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) ->
     buffers = iter(raw)
     arrays: dict[str, Array] = {}
     for tensor, place in zip(request.inputs, slots, strict=True):
-        name = tensor.name
-        if name in arrays:
-            raise InvalidRequest(f"input '{name}' is given twice")
+        name, shape = tensor.name, tuple(tensor.shape)
         if (raw or place) and tensor.HasField("contents"):
             raise InvalidRequest(f"input '{name}' has typed contents beside others; send one kind of them")
-        shape = _shape(tensor)
         count = math.prod(shape)
         if place is not None:
             flat = _from_raw(tensor, place.read(), count)
@@ -135,7 +163,8 @@ def _shape(tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1024)
 def _is_shape(dims: tuple[int, ...]) -> bool:
-    return all(dim >= 0 for dim in dims) and math.prod(max(dim, 1) for dim in dims) <= MAX_ELEMENTS
+    most = MAX_ELEMENTS if all(dims) else MAX_BESIDE_EMPTY
+    return all(dim >= 0 for dim in dims) and math.prod(max(dim, 1) for dim in dims) <= most
 
 
 def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes, count: int) -> Array:
@@ -147,12 +176,17 @@ def _from_raw(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes, count: 
             f"input '{tensor.name}': {tensor.datatype} {list(tensor.shape)} takes "
             f"{count * dtype.itemsize} bytes, got {len(raw)}"
         )
+    if tensor.datatype == "BOOL":  # true is any byte but 0 here, but only 1 to what runs the model
+        truth: Array = np.frombuffer(raw, np.uint8) != 0
+        return truth
     array = np.frombuffer(raw, dtype)
     return array if array.flags.aligned else array.copy()
 
 
 def _from_typed(tensor: pb.ModelInferRequest.InferInputTensor, count: int) -> Array:
     if tensor.datatype not in TYPED_FIELDS:
+        if not count and not tensor.HasField("contents"):
+            return np.empty(0, DTYPES[tensor.datatype])
         raise InvalidRequest(f"input '{tensor.name}': {tensor.datatype} exists only as raw contents")
     expected = TYPED_FIELDS[tensor.datatype]
     for field, _ in tensor.contents.ListFields():

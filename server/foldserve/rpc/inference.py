@@ -1,12 +1,15 @@
 """Inference: convert, call the data plane, convert."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 
+from foldserve.errors import RequestCancelled
 from foldserve.observability.tracing import Tracer
 from foldserve.rpc import codec
 from foldserve.rpc.calls import deferred
@@ -14,10 +17,14 @@ from foldserve.rpc.output_forms import Forms, encode, output_forms
 from foldserve.rpc.scheduling import scheduling
 from foldserve.serving.data_plane import DataPlane, InferenceRequest, InferenceResult
 from foldserve.serving.shared_memory import SharedMemory
+from foldserve.serving.validation import Array
 
 Done = Callable[[pb.ModelInferResponse | Exception], None]
 Start = Callable[[pb.ModelInferRequest, float, float | None, Callable[[], bool], Done], None]
 """What :meth:`InferenceMethods.start` is."""
+
+DECODERS = 2
+"""Threads that decode what takes long; one long decoding must not hold up all others."""
 
 FOREVER_S = 1e9
 """A call without a deadline has one that is centuries away."""
@@ -30,6 +37,7 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         self._data_plane = data_plane
         self._shared_memory = shared_memory
         self._tracer = tracer
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
 
     @deferred
     def ModelInfer(
@@ -38,8 +46,13 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         context: grpc.ServicerContext,
         done: Done,
     ) -> None:
-        """Run one request through a model."""
-        self.start(request, time.perf_counter(), deadline_of(context), lambda: not context.is_active(), done)
+        """Run one request; this thread reads from the network, so it must not decode for long."""
+        arrived, deadline = time.perf_counter(), deadline_of(context)
+        start = partial(self.start, request, arrived, deadline, lambda: not context.is_active(), done)
+        if codec.decodes_slowly(request):
+            self._decoders.submit(_told, start, done)
+        else:
+            start()
 
     def start(
         self,
@@ -57,38 +70,57 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         forms = output_forms(request, self._shared_memory)
         typed = codec.is_typed(request)
         priority, timeout_us = scheduling(request.parameters)
-        inference = InferenceRequest(
-            model=request.model_name,
-            version=request.model_version,
-            inputs=codec.decode_inputs(request, self._shared_memory),
-            outputs=codec.requested_outputs(request),
-            deadline=deadline,
-            cancelled=cancelled,
-            priority=priority,
-            timeout_us=timeout_us,
-        )
-        compute_input_s = time.perf_counter() - arrived
+        compute_input_s = 0.0
+
+        def decode() -> Mapping[str, Array]:
+            nonlocal compute_input_s
+            inputs = codec.decode_inputs(request, self._shared_memory)
+            compute_input_s = time.perf_counter() - arrived
+            return inputs
 
         def answered(result: InferenceResult | Exception) -> None:
             if isinstance(result, Exception):
                 done(result)
                 return
+            response: pb.ModelInferResponse | Exception
             try:
+                if cancelled():
+                    raise RequestCancelled("the caller went away while the model ran")
                 response = _response(request.id, result, forms, typed=typed)
             except Exception as error:
-                done(error)
-                return
+                response = error
+            is_answered = not isinstance(response, Exception)
             elsewhere_s = compute_input_s + result.execution.queue_s + result.execution.compute_infer_s
             compute_output_s = time.perf_counter() - arrived - elsewhere_s
-            stages = result.record(compute_input_s=compute_input_s, compute_output_s=compute_output_s)
-            if self._tracer.active:
+            stages = result.record(
+                compute_input_s=compute_input_s, compute_output_s=compute_output_s, answered=is_answered
+            )
+            if is_answered and self._tracer.active:
                 servable = result.servable
                 self._tracer.record(
                     servable.name, servable.version, request.id, arrived=arrived, stages=stages
                 )
             done(response)
 
+        inference = InferenceRequest(
+            model=request.model_name,
+            version=request.model_version,
+            inputs=codec.input_forms(request),
+            decode=decode,
+            outputs=codec.requested_outputs(request),
+            deadline=deadline,
+            cancelled=cancelled,
+            priority=priority,
+            timeout_us=timeout_us,
+        )
         self._data_plane.submit(inference, answered)
+
+
+def _told(start: Callable[[], None], done: Done) -> None:
+    try:
+        start()
+    except Exception as error:
+        done(error)
 
 
 def _response(identity: str, result: InferenceResult, forms: Forms, *, typed: bool) -> pb.ModelInferResponse:

@@ -88,7 +88,7 @@ class Outcomes:
     ) -> Outcome:
         outcome = _refusal(method, result) if isinstance(result, Exception) else Outcome(result, "OK", "")
         code = outcome.code
-        if code == "OK" and not context.is_active():
+        if code in ("OK", "CANCELLED") and not context.is_active():
             code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
         model, version = self._labels(_model(request), _version(request))
         self._requests.record_request(model, version, method, code, time.perf_counter() - started)

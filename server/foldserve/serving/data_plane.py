@@ -8,7 +8,7 @@ from foldserve.observability.inference import StageSeconds
 from foldserve.serving.batcher import rows_of
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.servable import Servable
-from foldserve.serving.validation import Array, validate_inputs, validate_outputs
+from foldserve.serving.validation import Array, Form, validate_inputs, validate_outputs, validate_rows
 from foldserve.serving.waiting import Execution, Waiting
 
 
@@ -16,13 +16,15 @@ from foldserve.serving.waiting import Execution, Waiting
 class InferenceRequest:
     """What a caller asks: an empty ``version`` means the newest one, empty ``outputs`` all of them.
 
+    ``decode`` gives the inputs, which are of the forms said; it is not called before these suit the model.
     ``deadline`` is in seconds of ``time.monotonic``, None for none; ``cancelled`` says whether the caller is
     gone. ``priority`` and ``timeout_us`` are those of :func:`~foldserve.serving.queue_policy.place`.
     """
 
     model: str
     version: str
-    inputs: Mapping[str, Array]
+    inputs: Mapping[str, Form]
+    decode: Callable[[], Mapping[str, Array]]
     outputs: tuple[str, ...]
     deadline: float | None
     cancelled: Callable[[], bool]
@@ -39,12 +41,17 @@ class InferenceResult:
     rows: int
     execution: Execution
 
-    def record(self, *, compute_input_s: float, compute_output_s: float) -> StageSeconds:
-        """Count the request, once the transport knows what decoding and encoding took in seconds."""
-        stages = StageSeconds(
-            self.execution.queue_s, compute_input_s, self.execution.compute_infer_s, compute_output_s
-        )
-        self.servable.metrics.record(self.rows, self.execution.runs, stages)
+    def record(self, *, compute_input_s: float, compute_output_s: float, answered: bool) -> StageSeconds:
+        """Count the request, once the transport knows what decoding and encoding took in seconds.
+
+        Of one that is not ``answered`` only the runs count, of which others may have had their answers.
+        """
+        execution, metrics = self.execution, self.servable.metrics
+        stages = StageSeconds(execution.queue_s, compute_input_s, execution.compute_infer_s, compute_output_s)
+        if answered:
+            metrics.record(self.rows, execution.runs, stages)
+        else:
+            metrics.record_runs(execution.runs, stages)
         return stages
 
 
@@ -66,7 +73,10 @@ class DataPlane:
             validate_inputs(servable.inputs, request.inputs)
             validate_outputs(servable.outputs, request.outputs)
             names = request.outputs or servable.output_names
-            rows = rows_of(request.inputs)
+            if servable.most_rows is not None:
+                validate_rows(request.inputs)
+            inputs = request.decode()
+            rows = rows_of(inputs)
 
             def answered(outcome: Execution | Exception) -> None:
                 servable.release()
@@ -78,7 +88,7 @@ class DataPlane:
 
             servable.submit(
                 Waiting(
-                    request.inputs,
+                    inputs,
                     names,
                     rows,
                     request.cancelled,

@@ -5,10 +5,22 @@ data.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from foldserve.runtime.session import Array, Provider, Session
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.settings import DeclaredTensor, ModelSettings
+
+Size = TypeVar("Size")
+
+
+def keeps_rows(settings: ModelSettings) -> bool:
+    """Whether the rows of every tensor are the same to callers as to the model: its first axis, and open."""
+    return all(
+        tensor.shape[:1] == tensor.reshape[:1] == (-1,)
+        for tensor in (*settings.inputs, *settings.outputs)
+        if tensor.shape is not None and tensor.reshape is not None
+    )
 
 
 def reshaped(session: Session, settings: ModelSettings) -> Session:
@@ -58,9 +70,10 @@ class ReshapedSession:
 
     def _offered(self, spec: TensorSpec) -> TensorSpec:
         tensor = self._declared.get(spec.name)
-        if tensor is None or tensor.shape is None:
+        if tensor is None or tensor.shape is None or tensor.reshape is None:
             return spec
-        return TensorSpec(spec.name, spec.dtype, tuple(None if size == -1 else size for size in tensor.shape))
+        sizes = [None] * len(tensor.reshape) if spec.shape is None else spec.shape
+        return TensorSpec(spec.name, spec.dtype, tuple(_filled(tensor.shape, tensor.reshape, sizes)))
 
     def _to_model(self, name: str, array: Array) -> Array:
         tensor = self._declared.get(name)
@@ -75,7 +88,7 @@ class ReshapedSession:
         return array.reshape(_filled(tensor.shape, tensor.reshape, array.shape))
 
 
-def _filled(wanted: Sequence[int], given: Sequence[int], sizes: Sequence[int]) -> list[int]:
+def _filled(wanted: Sequence[int], given: Sequence[int], sizes: Sequence[Size]) -> list[int | Size]:
     """``wanted`` with its open sizes taken, in order, from those of a tensor declared as ``given``."""
     open_sizes = (size for declared, size in zip(given, sizes, strict=True) if declared == -1)
     return [next(open_sizes) if size == -1 else size for size in wanted]

@@ -1,6 +1,7 @@
 """Does a request fit the model? Answered before anything is computed, naming tensor and expectation."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,13 @@ from foldserve.serving.datatypes import datatype_name
 Array = NDArray[np.generic]
 
 
+class Form(NamedTuple):
+    """What a tensor is before anybody looks at its elements."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
 def describe(spec: TensorSpec) -> str:
     """A tensor as a person would write it: ``FP32 [batch, 1, 8, 8]``."""
     shape = (
@@ -20,7 +28,7 @@ def describe(spec: TensorSpec) -> str:
     return f"{datatype_name(spec.dtype)} {shape}"
 
 
-def validate_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+def validate_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Form]) -> None:
     """Raise :class:`InvalidRequest` unless ``inputs`` are exactly the tensors that ``specs`` describe.
 
     Dimensions of one symbolic name must have one size over all inputs.
@@ -36,6 +44,20 @@ def validate_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) ->
         _validate_tensor(spec, inputs[name], sizes)
 
 
+def validate_rows(inputs: Mapping[str, Form]) -> None:
+    """Raise :class:`InvalidRequest` unless all inputs have the same first dimension.
+
+    Only so can requests share a run: rows of one input belong to the same rows of the others.
+    """
+    (first, form), *others = inputs.items()
+    for name, other in others:
+        if other.shape[0] != form.shape[0]:
+            raise InvalidRequest(
+                f"input '{name}' has {other.shape[0]} rows, input '{first}' has {form.shape[0]}; requests of "
+                f"this model may share a run, so the first dimension of all inputs must be the same"
+            )
+
+
 def validate_outputs(specs: Sequence[TensorSpec], requested: Sequence[str]) -> None:
     """Raise :class:`InvalidRequest` when an output is asked for that the model does not have, or twice."""
     available = {spec.name for spec in specs}
@@ -46,31 +68,31 @@ def validate_outputs(specs: Sequence[TensorSpec], requested: Sequence[str]) -> N
         raise InvalidRequest(f"an output is requested twice: {_names(requested)}")
 
 
-def _validate_tensor(spec: TensorSpec, array: Array, sizes: dict[str, tuple[int, str]]) -> None:
-    if array.dtype != spec.dtype:
-        raise _mismatch(spec, array)
+def _validate_tensor(spec: TensorSpec, form: Form, sizes: dict[str, tuple[int, str]]) -> None:
+    if form.dtype != spec.dtype:
+        raise _mismatch(spec, form)
     if spec.shape is None:
         return
-    if array.ndim != len(spec.shape):
-        raise _mismatch(spec, array, f" ({array.ndim} dimensions instead of {len(spec.shape)})")
-    for axis, (expected, size) in enumerate(zip(spec.shape, array.shape, strict=True)):
+    if len(form.shape) != len(spec.shape):
+        raise _mismatch(spec, form, f" ({len(form.shape)} dimensions instead of {len(spec.shape)})")
+    for axis, (expected, size) in enumerate(zip(spec.shape, form.shape, strict=True)):
         if isinstance(expected, int):
             if expected != size:
-                raise _mismatch(spec, array, f" (axis {axis} must be {expected})")
+                raise _mismatch(spec, form, f" (axis {axis} must be {expected})")
         elif expected is not None:
             known, where = sizes.setdefault(expected, (size, spec.name))
             if known != size:
-                raise _mismatch(spec, array, f" (axis {axis}, '{expected}', is {known} in input '{where}')")
+                raise _mismatch(spec, form, f" (axis {axis}, '{expected}', is {known} in input '{where}')")
 
 
-def _mismatch(spec: TensorSpec, array: Array, detail: str = "") -> InvalidRequest:
+def _mismatch(spec: TensorSpec, form: Form, detail: str = "") -> InvalidRequest:
     return InvalidRequest(
-        f"input '{spec.name}': expected {describe(spec)}, got {_describe_array(array)}{detail}"
+        f"input '{spec.name}': expected {describe(spec)}, got {_describe_form(form)}{detail}"
     )
 
 
-def _describe_array(array: Array) -> str:
-    return f"{datatype_name(array.dtype)} {_brackets(array.shape)}"
+def _describe_form(form: Form) -> str:
+    return f"{datatype_name(form.dtype)} {_brackets(form.shape)}"
 
 
 def _brackets(dims: Iterable[object]) -> str:

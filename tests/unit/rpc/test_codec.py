@@ -45,6 +45,14 @@ def _as_request(response: pb.ModelInferResponse) -> pb.ModelInferRequest:
     return request
 
 
+def _decoded(request: pb.ModelInferRequest) -> dict[str, Array]:
+    """The inputs, which are of the forms that the request says."""
+    forms = codec.input_forms(request)
+    arrays = codec.decode_inputs(request, NO_REGIONS)
+    assert {name: (array.dtype, array.shape) for name, array in arrays.items()} == forms
+    return arrays
+
+
 def test_the_values_cover_every_datatype() -> None:
     assert set(VALUES) == set(DTYPES)
 
@@ -56,7 +64,7 @@ def test_every_datatype_survives_the_wire(datatype: str, typed: bool) -> None:
     codec.encode_outputs(response, [("x", _array(datatype))], typed=typed)
     request = _as_request(response)
     assert codec.is_typed(request) is (typed and datatype not in ("FP16", "BF16"))
-    array = codec.decode_inputs(request, NO_REGIONS)["x"]
+    array = _decoded(request)["x"]
     assert array.dtype == DTYPES[datatype]
     assert array.shape == (2, 2)
     assert array.tolist() == _array(datatype).tolist()
@@ -64,7 +72,7 @@ def test_every_datatype_survives_the_wire(datatype: str, typed: bool) -> None:
 
 def test_raw_little_endian_bytes_are_read_in_place() -> None:
     raw = struct.pack("<3f", 1.0, 2.0, 3.0)
-    array = codec.decode_inputs(_request("x", "FP32", [3], raw), NO_REGIONS)["x"]
+    array = _decoded(_request("x", "FP32", [3], raw))["x"]
     assert array.tolist() == [1.0, 2.0, 3.0]
     assert not array.flags.owndata
     assert not array.flags.writeable
@@ -84,9 +92,35 @@ def test_one_output_that_exists_only_raw_makes_the_whole_answer_raw() -> None:
     assert not any(output.HasField("contents") for output in response.outputs)
 
 
-def test_empty_tensors_are_tensors() -> None:
-    array = codec.decode_inputs(_request("x", "FP32", [0, 8], b""), NO_REGIONS)["x"]
-    assert array.shape == (0, 8)
+@pytest.mark.parametrize("datatype", sorted(DTYPES))
+@pytest.mark.parametrize("raw", [b"", None])
+def test_empty_tensors_are_tensors(datatype: str, raw: bytes | None) -> None:
+    array = _decoded(_request("x", datatype, [0, 8], raw))["x"]
+    assert (array.shape, array.dtype) == ((0, 8), DTYPES[datatype])
+
+
+def test_every_byte_but_zero_is_true() -> None:
+    array = _decoded(_request("x", "BOOL", [3], b"\x00\x02\x01"))["x"]
+    assert array.view(np.uint8).tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "count", "typed", "slow"),
+    [
+        ("BYTES", 10**6, False, True),
+        ("BYTES", 10, False, False),
+        ("FP32", 10**6, False, False),
+        ("FP32", 10**6, True, True),
+        ("FP32", 10, True, False),
+    ],
+)
+def test_what_is_decoded_element_by_element_takes_long(
+    datatype: str, count: int, typed: bool, slow: bool
+) -> None:
+    request = _request("x", datatype, [2, count // 2], None if typed else b"")
+    if typed:
+        request.inputs[0].contents.fp32_contents.append(1)
+    assert codec.decodes_slowly(request) is slow
 
 
 @pytest.mark.parametrize(
@@ -97,6 +131,7 @@ def test_empty_tensors_are_tensors() -> None:
         (_request("x", "FP32", [-1], b"1234"), r"input 'x': shape \[-1\]"),
         (_request("x", "FP32", [2**62, 2**62], b""), "input 'x': shape"),
         (_request("x", "FP32", [2**63 - 1, 0, 2**63 - 1], b""), "input 'x': shape"),
+        (_request("x", "FP32", [300_000_000, 3, 0, 0], b""), "input 'x': shape"),
         (_request("x", "BYTES", [2], b"\x01\x00\x00\x00a"), "hold 1 whole ones"),
         (_request("x", "BYTES", [1], b"\xff\xff\xff\xffa"), "expected 1 BYTES elements"),
         (_request("x", "BYTES", [1], b"\x01"), "expected 1 BYTES elements"),
@@ -106,21 +141,21 @@ def test_empty_tensors_are_tensors() -> None:
 )
 def test_a_malformed_tensor_is_named(request_: pb.ModelInferRequest, text: str) -> None:
     with pytest.raises(InvalidRequest, match=text):
-        codec.decode_inputs(request_, NO_REGIONS)
+        _decoded(request_)
 
 
 def test_raw_and_typed_do_not_mix() -> None:
     request = _request("x", "FP32", [1], b"1234")
     request.inputs[0].contents.fp32_contents.append(1.0)
     with pytest.raises(InvalidRequest, match="input 'x' has typed contents beside others"):
-        codec.decode_inputs(request, NO_REGIONS)
+        _decoded(request)
 
 
 def test_there_is_one_raw_buffer_for_each_input() -> None:
     request = _request("x", "FP32", [1], b"1234")
     request.raw_input_contents.append(b"1234")
     with pytest.raises(InvalidRequest, match="2 buffers for 1 inputs"):
-        codec.decode_inputs(request, NO_REGIONS)
+        _decoded(request)
 
 
 def test_an_input_comes_once() -> None:
@@ -128,28 +163,28 @@ def test_an_input_comes_once() -> None:
     request.inputs.add(name="x", datatype="FP32", shape=[1])
     request.raw_input_contents.append(b"1234")
     with pytest.raises(InvalidRequest, match="input 'x' is given twice"):
-        codec.decode_inputs(request, NO_REGIONS)
+        _decoded(request)
 
 
 def test_typed_values_belong_in_the_field_of_their_datatype() -> None:
     request = _request("x", "INT64", [1])
     request.inputs[0].contents.int_contents.append(1)
     with pytest.raises(InvalidRequest, match="INT64 belongs in int64_contents, got int_contents"):
-        codec.decode_inputs(request, NO_REGIONS)
+        _decoded(request)
 
 
 def test_typed_values_must_fit_their_datatype() -> None:
     request = _request("x", "INT8", [1])
     request.inputs[0].contents.int_contents.append(300)
     with pytest.raises(InvalidRequest, match=r"input 'x'.*300"):
-        codec.decode_inputs(request, NO_REGIONS)
+        _decoded(request)
 
 
 def test_a_tensor_in_a_region_that_nobody_registered_is_refused() -> None:
     request = _request("x", "FP32", [1])
     request.inputs[0].parameters["shared_memory_region"].string_param = "nowhere"
     with pytest.raises(RegionNotFound, match="'nowhere'"):
-        codec.decode_inputs(request, NO_REGIONS)
+        _decoded(request)
 
 
 def test_metadata_shapes_have_minus_one_for_what_varies() -> None:

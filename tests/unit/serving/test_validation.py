@@ -3,18 +3,22 @@ import numpy as np
 import pytest
 from foldserve.errors import InvalidRequest
 from foldserve.runtime.tensors import TensorSpec
-from foldserve.serving.validation import Array, describe, validate_inputs, validate_outputs
+from foldserve.serving.validation import Form, describe, validate_inputs, validate_outputs, validate_rows
 
 IMAGES = TensorSpec("images", np.dtype(np.float32), ("batch", 1, 8, 8))
 MASK = TensorSpec("mask", np.dtype(np.bool_), ("batch", None))
 
 
-def _images(*shape: int, dtype: type = np.float32) -> Array:
-    return np.zeros(shape, dtype)
+def _images(*shape: int, dtype: type = np.float32) -> Form:
+    return Form(np.dtype(dtype), shape)
+
+
+def _mask(*shape: int) -> Form:
+    return Form(np.dtype(np.bool_), shape)
 
 
 def test_fitting_inputs_pass() -> None:
-    validate_inputs([IMAGES, MASK], {"images": _images(3, 1, 8, 8), "mask": np.ones((3, 5), bool)})
+    validate_inputs([IMAGES, MASK], {"images": _images(3, 1, 8, 8), "mask": _mask(3, 5)})
     validate_inputs([IMAGES], {"images": _images(0, 1, 8, 8)})
     validate_inputs([TensorSpec("any", np.dtype(np.float32), None)], {"any": _images(2, 3)})
 
@@ -32,14 +36,20 @@ def test_fitting_inputs_pass() -> None:
         ({"images": _images(1, 3, 8, 8)}, r"\(axis 1 must be 1\)"),
     ],
 )
-def test_what_does_not_fit_is_named_with_what_was_expected(inputs: dict[str, Array], text: str) -> None:
+def test_what_does_not_fit_is_named_with_what_was_expected(inputs: dict[str, Form], text: str) -> None:
     with pytest.raises(InvalidRequest, match=text):
         validate_inputs([IMAGES], inputs)
 
 
 def test_one_symbol_is_one_size_over_all_inputs() -> None:
     with pytest.raises(InvalidRequest, match=r"axis 0, 'batch', is 3 in input 'images'"):
-        validate_inputs([IMAGES, MASK], {"images": _images(3, 1, 8, 8), "mask": np.ones((2, 5), bool)})
+        validate_inputs([IMAGES, MASK], {"images": _images(3, 1, 8, 8), "mask": _mask(2, 5)})
+
+
+def test_all_inputs_have_the_same_rows() -> None:
+    validate_rows({"images": _images(3, 1, 8, 8), "mask": _mask(3)})
+    with pytest.raises(InvalidRequest, match="input 'mask' has 2 rows, input 'images' has 3"):
+        validate_rows({"images": _images(3, 1, 8, 8), "mask": _mask(2)})
 
 
 def test_outputs_must_exist_and_be_asked_for_once() -> None:
