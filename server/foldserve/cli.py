@@ -5,6 +5,7 @@ What a command needs is imported when it runs: ONNX Runtime takes its time, and 
 
 import os
 import signal
+import tempfile
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,8 +92,11 @@ def serve(chosen: Effective[ServerSettings]) -> None:
     # Supervisors may signal a process and its group: the drain's time-out bounds it, not a second signal.
     signal.signal(signal.SIGTERM, end_gently)
     signal.signal(signal.SIGINT, end_gently_once)
-    with Server(settings) as server:
-        stop.wait()
+    # Loads that a signal cuts short cannot remove what they wrote: it goes with this folder.
+    with tempfile.TemporaryDirectory(prefix="foldserve-", ignore_cleanup_errors=True) as scratch:
+        tempfile.tempdir = scratch
+        with Server(settings) as server:
+            stop.wait()
     if server.loading:
         os._exit(0)  # Python would wait for threads that load models nobody will use
 

@@ -37,8 +37,10 @@ SERVE = [
 class Process:
     """A server process that has logged ``until``, with the records of its log so far."""
 
-    def __init__(self, *options: str, until: str = "ready") -> None:
-        self.process = subprocess.Popen([*SERVE, *options], stderr=subprocess.PIPE, text=True)
+    def __init__(self, *options: str, until: str = "ready", **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [*SERVE, *options], stderr=subprocess.PIPE, text=True, env=os.environ | environment
+        )
         self.records: list[dict[str, object]] = []
         assert self.process.stderr is not None
         for line in self.process.stderr:
@@ -60,8 +62,10 @@ class Process:
 def _started(*options: str) -> Iterator[Process]:
     started = Process(*options)
     with started.process:
-        yield started
-        started.process.kill()
+        try:
+            yield started
+        finally:
+            started.process.kill()
 
 
 @pytest.fixture
@@ -147,9 +151,12 @@ def test_importing_the_server_does_not_import_torch() -> None:
 
 
 def test_a_signal_ends_a_server_that_is_still_loading_and_its_import(tmp_path: Path) -> None:
-    options = ["--repository", str(EXAMPLE_MODELS), "--cache-dir", str(tmp_path)]
-    process = Process(*options, until="model ready")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    options = ["--repository", str(EXAMPLE_MODELS), "--cache-dir", str(tmp_path / "cache")]
+    process = Process(*options, until="model ready", TMPDIR=str(temporary))
     with process.process:
+        assert list(temporary.iterdir())
         children = Path(f"/proc/{process.process.pid}/task").glob("*/children")
         imports = [int(child) for children_of in children for child in children_of.read_text().split()]
         assert process.finish(signal.SIGTERM) == 0
@@ -161,6 +168,7 @@ def test_a_signal_ends_a_server_that_is_still_loading_and_its_import(tmp_path: P
     events = [record["event"] for record in process.records]
     assert "ready" not in events
     assert events[-1] == "stopped"
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_broken_model_stops_no_other(tmp_path: Path) -> None:
