@@ -4,8 +4,9 @@ A setting has one name: ``parity: {relative_l2: ...}`` in the file is ``FOLDSERV
 environment and ``--parity-relative-l2`` among the flags.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from inspect import isclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from foldserve.yaml_file import read_mapping
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+VARIABLE_PREFIX = "FOLDSERVE_"
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -53,7 +56,7 @@ class Leaf:
     @property
     def variable(self) -> str:
         """As an environment variable: ``FOLDSERVE_PARITY_RELATIVE_L2``."""
-        return f"FOLDSERVE_{self.name.upper()}"
+        return f"{VARIABLE_PREFIX}{self.name.upper()}"
 
     @property
     def default(self) -> str:
@@ -94,6 +97,21 @@ def leaves(settings: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[L
             yield from leaves(field.annotation, (*above, name))
         else:
             yield Leaf((*above, name), field)
+
+
+def unknown_variables(settings: type[BaseModel], environment: Iterable[str]) -> list[str]:
+    """What to tell of the variables in ``environment`` that have our prefix and are no setting.
+
+    They are no error: Kubernetes sets some for a service that is named like us.
+    """
+    known = [leaf.variable for leaf in leaves(settings)]
+    texts = []
+    for name in sorted(environment):
+        if name.startswith(VARIABLE_PREFIX) and name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=0.8)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            texts.append(f"the variable {name} is not a setting and has no effect{hint}")
+    return texts
 
 
 def effective(

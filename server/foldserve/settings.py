@@ -264,7 +264,7 @@ class ServerSettings(ModelDefaults):
     """Everything ``foldserve serve`` can be told; each field is a flag and a ``FOLDSERVE_*`` variable."""
 
     repository: tuple[Path, ...] = Field(min_length=1)
-    """Model repositories: folders that hold ``<model>/<version>/model.onnx`` or ``model.pt2``."""
+    """Model repositories: folders that hold ``<model>/<version>/model.onnx``; with commas in a variable."""
 
     model_control: ModelControl = ModelControl.NONE
     """``none`` loads all at start, ``poll`` also follows changes, ``explicit`` loads what RPCs ask for."""
@@ -273,7 +273,7 @@ class ServerSettings(ModelDefaults):
     """Time between two looks at the repositories in mode ``poll``, in seconds."""
 
     load_models: tuple[str, ...] = ()
-    """Models that mode ``explicit`` loads at start; ``*`` for all."""
+    """Models that mode ``explicit`` loads at start, ``*`` for all; with commas in a variable."""
 
     load_threads: PositiveInt = 2
     """Models that are loaded at the same time."""
@@ -326,6 +326,12 @@ class ServerSettings(ModelDefaults):
     trace_file: Path | None = None
     """File that traces of requests are added to, once TraceSetting asks for them; unset, there are none."""
 
+    @field_validator("repository", "load_models", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        """One may be given by itself."""
+        return (value,) if isinstance(value, str | Path) else value
+
     @model_validator(mode="after")
     def _contradictions(self) -> Self:
         """Refuse settings that cannot hold together, by both names."""
@@ -341,6 +347,17 @@ class ServerSettings(ModelDefaults):
                 raise ValueError(
                     f"{setting} is given, but model_control is '{self.model_control}'; set it to '{mode}'"
                 )
+        at_once = self.grpc_workers + self.max_streams * self.max_stream_requests
+        if "max_queue_size" in self.model_fields_set and self.max_queue_size > at_once:
+            raise ValueError(
+                f"max_queue_size is {self.max_queue_size}, but no more than {at_once} requests are ever "
+                f"in the server (grpc_workers + max_streams * max_stream_requests); lower it, or raise those"
+            )
+        if self.provider is ProviderChoice.CPU and "cudnn_search" in self.model_fields_set:
+            raise ValueError(
+                f"cudnn_search is {self.cudnn_search}, but provider is cpu and cuDNN runs on CUDA; "
+                f"leave one out"
+            )
         return self
 
 

@@ -7,7 +7,7 @@ from foldserve.cli_options import with_options_of
 from foldserve.configuration import Effective, Source, leaves
 from foldserve.errors import ConfigurationError
 from foldserve.settings import ParityBudget, ProviderChoice, ServerSettings
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 
 def _invoke(*arguments: str, environment: dict[str, str] | None = None) -> ServerSettings:
@@ -15,12 +15,17 @@ def _invoke(*arguments: str, environment: dict[str, str] | None = None) -> Serve
 
 
 def _chosen(*arguments: str, environment: dict[str, str] | None = None) -> Effective[ServerSettings]:
+    (chosen,), _ = _run(*arguments, environment=environment)
+    return chosen
+
+
+def _run(
+    *arguments: str, environment: dict[str, str] | None = None
+) -> tuple[list[Effective[ServerSettings]], Result]:
     built: list[Effective[ServerSettings]] = []
     app = typer.Typer()
     app.command()(with_options_of(ServerSettings, built.append))
-    CliRunner().invoke(app, arguments, env=environment, catch_exceptions=False)
-    (chosen,) = built
-    return chosen
+    return built, CliRunner().invoke(app, arguments, env=environment, catch_exceptions=False)
 
 
 def test_what_is_not_given_has_its_default_and_is_known_as_not_given() -> None:
@@ -100,7 +105,9 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(tmp_path: Pa
 def test_flags_variables_and_file_agree(tmp_path: Path) -> None:
     """Every setting, given each way, comes out the same."""
     values: dict[str, object] = {
-        "repository": ["a", "b"],
+        "repository": ["a b", "c:d"],
+        "model_control": "explicit",
+        "load_models": ["two", "three words"],
         "max_batch_size": 7,
         "instances": 3,
         "objective": "latency",
@@ -119,7 +126,7 @@ def test_flags_variables_and_file_agree(tmp_path: Path) -> None:
         for flag in (f"--{name.replace('_', '-')}", *([] if one is True else [str(one)]))
     ]
     environment = {
-        f"FOLDSERVE_{name.upper()}": ":".join(value) if isinstance(value, list) else str(value)
+        f"FOLDSERVE_{name.upper()}": ", ".join(value) if isinstance(value, list) else str(value)
         for name, value in values.items()
     }
     assert from_file == _invoke(*flags) == _invoke(environment=environment)
@@ -157,6 +164,11 @@ def test_what_is_wrong_in_the_environment_is_named_by_its_variable() -> None:
         (("--grpc-port", "9000", "--http-port", "9000"), ("grpc_port", "http_port")),
         (("--instances", "5", "--grpc-workers", "4"), ("instances", "grpc_workers")),
         (("--load-models", "a"), ("load_models", "model_control")),
+        (
+            ("--max-queue-size", "9", "--grpc-workers", "8", "--max-streams", "0"),
+            ("max_queue_size", "grpc_workers"),
+        ),
+        (("--provider", "cpu", "--cudnn-search", "exhaustive"), ("provider", "cudnn_search")),
         (("--poll-interval-s", "3"), ("poll_interval_s", "model_control")),
     ],
 )
@@ -170,3 +182,32 @@ def test_what_is_measured_unless_set_is_shown_as_measured() -> None:
     shown = {leaf.name: leaf.default for leaf in leaves(ServerSettings)}
     assert (shown["instances"], shown["intra_op_threads"]) == ("measured", "measured")
     assert "None" not in shown.values()
+
+
+def test_one_value_of_several_may_be_given_by_itself(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("repository: models\nmodel_control: explicit\nload_models: two words\n")
+    settings = _invoke("--settings", str(file))
+    assert (settings.repository, settings.load_models) == ((Path("models"),), ("two words",))
+
+
+def test_variables_that_are_no_settings_are_told_with_the_nearest() -> None:
+    environment = {
+        "FOLDSERVE_MAX_BATCHSIZE": "3",
+        "FOLDSERVE_SERVICE_HOST": "10.0.0.1",
+        "FOLDSERVE_MAX_BATCH_SIZE": "4",
+        "FOLDSERVE": "",
+    }
+    _, ran = _run("--repository", "m", environment=environment)
+    assert ran.stderr.splitlines() == [
+        "foldserve: the variable FOLDSERVE_MAX_BATCHSIZE is not a setting and has no effect; "
+        "did you mean FOLDSERVE_MAX_BATCH_SIZE?",
+        "foldserve: the variable FOLDSERVE_SERVICE_HOST is not a setting and has no effect",
+    ]
+
+
+def test_the_file_itself_may_be_named_by_a_variable(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("repository: models")
+    (chosen,), ran = _run(environment={"FOLDSERVE_SETTINGS": str(file)})
+    assert (chosen.settings.repository, ran.stderr) == ((Path("models"),), "")
