@@ -23,6 +23,12 @@ from foldserve import __version__
 
 ENTRY = "entry.json"
 
+UNFINISHED = ".new-"
+"""What the names of folders begin with in which entries are being made."""
+
+ABANDONED_S = 24 * 60 * 60.0
+"""Longer than any entry takes to make."""
+
 RECENT_S = 60.0
 """Entries that were used so lately, in seconds, are not pruned."""
 
@@ -60,7 +66,7 @@ def write_entry(folder: Path, make: Callable[[Path], Record]) -> Record:
     raises, and OSError for a folder that cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as scratch:
         made = Path(scratch) / "entry"
         made.mkdir()
         record = make(made)
@@ -82,8 +88,11 @@ def prune(cache: Path, most_bytes: int) -> None:
     """Remove the entries below ``cache`` that were used longest ago, until the others fit in ``most_bytes``.
 
     Those of the last minute always stay: somebody may be about to open them. Files that a process has open
-    or mapped live on for it.
+    or mapped live on for it. What a process did not live to finish goes, too.
     """
+    for unfinished in cache.glob(f"*/{UNFINISHED}*"):
+        if unfinished.stat().st_mtime < time.time() - ABANDONED_S:
+            shutil.rmtree(unfinished, ignore_errors=True)
     entries = sorted(cache.glob(f"*/*/{ENTRY}"), key=_last_used, reverse=True)
     total = 0
     for entry in entries:

@@ -103,6 +103,23 @@ def test_what_was_made_just_now_stays_for_whoever_is_about_to_open_it(tmp_path: 
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_what_was_never_finished_goes_when_nobody_can_be_at_it_any_more(tmp_path: Path) -> None:
+    def interrupted(into: Path) -> Record:
+        os.utime(into.parent, (1, 1))
+        prune(tmp_path, 10**9)
+        assert not into.exists()
+        raise KeyboardInterrupt
+
+    def at_work(into: Path) -> Record:
+        prune(tmp_path, 0)
+        return _make(into)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_entry(tmp_path / "models" / "a", interrupted)
+    write_entry(tmp_path / "models" / "b", at_work)
+    assert [child.name for child in (tmp_path / "models").iterdir()] == ["b"]
+
+
 def test_an_entry_that_somebody_else_made_in_the_meantime_stays(tmp_path: Path) -> None:
     """Two loads of one model at the same time: neither may take the files away under the other."""
 
