@@ -150,6 +150,19 @@ def test_tensors_have_the_shapes_that_the_configuration_offers(tmp_path: Path) -
     assert values.shape == (4,)
     assert [list(tensor.shape) for tensor in (*metadata.inputs, *metadata.outputs)] == [[3, 8, 8], [4]]
     assert (list(config.input[0].dims), list(config.output[0].dims)) == ([3, 8, 8], [4])
+    assert list(config.input[0].reshape.shape) == [1, 3, 8, 8]
+    assert list(config.output[0].reshape.shape) == [1, 4, 1, 1]
+
+
+def test_the_batch_axis_is_left_out_of_reshapes_too(tmp_path: Path) -> None:
+    put(tmp_path, 1, plus(1))
+    (tmp_path / "plus" / "config.pbtxt").write_text(
+        'max_batch_size: 4 input { name: "x" dims: [ 1, 2 ] reshape { shape: [ 2 ] } }'
+    )
+    with serving(tmp_path, **ONE_CPU) as server, connected(server) as (_, stub):
+        config = stub.ModelConfig(pb.ModelConfigRequest(name="plus")).config
+    assert (list(config.input[0].dims), list(config.input[0].reshape.shape)) == ([1, 2], [2])
+    assert not config.output[0].HasField("reshape")
 
 
 def test_a_broken_configuration_stops_no_other_model(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A servable as Triton's ModelConfig: what its clients and load generators look at before they send."""
 
+from collections.abc import Iterable
+
 from foldserve_proto import model_config_pb2 as pb
 
 from foldserve.rpc import codec
@@ -7,7 +9,14 @@ from foldserve.runtime.tensors import TensorSpec
 from foldserve.serving.datatypes import datatype_name
 from foldserve.serving.servable import Servable
 from foldserve.serving.triton_config import BACKEND, PLATFORM, THREADS
-from foldserve.settings import Batching, LatestVersions, ModelSettings, QueuePolicy, TimeoutAction
+from foldserve.settings import (
+    Batching,
+    DeclaredTensor,
+    LatestVersions,
+    ModelSettings,
+    QueuePolicy,
+    TimeoutAction,
+)
 
 TIMEOUT_ACTION = {
     TimeoutAction.REJECT: pb.ModelQueuePolicy.REJECT,
@@ -31,7 +40,12 @@ def model_config(servable: Servable) -> pb.ModelConfig:
     config.instance_group.add(name=f"{servable.name}_0", kind=kind, count=layout.instances)
     config.parameters[THREADS].string_value = str(layout.threads)
     for spec in servable.inputs:
-        config.input.add(name=spec.name, data_type=_data_type(spec), dims=_dims(spec, servable))
+        config.input.add(
+            name=spec.name,
+            data_type=_data_type(spec),
+            dims=_dims(spec, servable),
+            reshape=_reshape(spec.name, settings.inputs, servable),
+        )
     for spec in servable.outputs:
         label_filename = settings.labels.get(spec.name)
         config.output.add(
@@ -39,6 +53,7 @@ def model_config(servable: Servable) -> pb.ModelConfig:
             data_type=_data_type(spec),
             dims=_dims(spec, servable),
             label_filename=label_filename,
+            reshape=_reshape(spec.name, settings.outputs, servable),
         )
     return config
 
@@ -79,6 +94,16 @@ def _queue_policy(policy: QueuePolicy) -> pb.ModelQueuePolicy:
 def _dims(spec: TensorSpec, servable: Servable) -> list[int]:
     shape = codec.wire_shape(spec)
     return shape[1:] if servable.most_rows else shape
+
+
+def _reshape(
+    name: str, declared: Iterable[DeclaredTensor], servable: Servable
+) -> pb.ModelTensorReshape | None:
+    """The sizes in the model itself, where the configuration offers callers others."""
+    for tensor in declared:
+        if tensor.name == name and tensor.reshape is not None:
+            return pb.ModelTensorReshape(shape=tensor.reshape[1:] if servable.most_rows else tensor.reshape)
+    return None
 
 
 def _data_type(spec: TensorSpec) -> "pb.DataType.ValueType":
