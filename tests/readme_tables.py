@@ -1,6 +1,7 @@
-"""The README's tables of settings and metrics, made from the code; ``make format`` writes them."""
+"""The tables of the README and of docs/ that are made from the code; ``make format`` writes them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from foldserve.configuration import leaves
@@ -11,7 +12,7 @@ from prometheus_client import Metric
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
 STANDARD_PREFIXES = ("process_", "python_")
 
 
@@ -43,13 +44,10 @@ def dotted(settings: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
             yield prefix + name, field
 
 
-def triton_fields_table() -> str:
-    """One row per field of ``config.pbtxt`` that is honoured; the others by their fates."""
-    rows = ["| field | becomes |", "|---|---|"]
-    rows += [f"| `{path}` | {one.note} |" for path, one in FIELDS.items() if one.fate is Fate.HONOURED]
-    for fate, text in ((Fate.NO_EFFECT, "no effect, named in a warning"), (Fate.REFUSED, "refused")):
-        names = ", ".join(f"`{path}`" for path, one in FIELDS.items() if one.fate is fate)
-        rows.append(f"| {names} | {text} |")
+def triton_fields_table(fate: Fate, heading: str) -> str:
+    """One row per field of ``config.pbtxt`` that meets this fate."""
+    rows = [f"| field | {heading} |", "|---|---|"]
+    rows += [f"| `{path}` | {one.note} |" for path, one in FIELDS.items() if one.fate is fate]
     return "\n".join(rows)
 
 
@@ -76,19 +74,31 @@ def own_metrics() -> Iterator[tuple[Metric, tuple[str, ...]]]:
             yield metric, tuple(names or metric.samples[0].labels)
 
 
-def with_tables(text: str) -> str:
-    """The README with its tables as they should be."""
-    for name, table in (
-        ("model-settings", model_settings_table()),
-        ("config.pbtxt", triton_fields_table()),
-        ("settings", settings_table()),
-        ("metrics", metrics_table()),
-    ):
+TABLES: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {
+        "model-settings": model_settings_table,
+        "settings": settings_table,
+        "metrics": metrics_table,
+    },
+    ROOT / "docs" / "config-pbtxt.md": {
+        "config.pbtxt-honoured": partial(triton_fields_table, Fate.HONOURED, "becomes"),
+        "config.pbtxt-no-effect": partial(triton_fields_table, Fate.NO_EFFECT, "why"),
+        "config.pbtxt-refused": partial(triton_fields_table, Fate.REFUSED, "why, and what to do"),
+    },
+}
+"""The tables of each page, by the names of their marks."""
+
+
+def with_tables(page: Path) -> str:
+    """The text of a page with its tables as they should be."""
+    text = page.read_text()
+    for name, table in TABLES[page].items():
         before, rest = text.split(f"<!-- {name}:begin -->\n")
         _, after = rest.split(f"<!-- {name}:end -->")
-        text = f"{before}<!-- {name}:begin -->\n{table}\n<!-- {name}:end -->{after}"
+        text = f"{before}<!-- {name}:begin -->\n{table()}\n<!-- {name}:end -->{after}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    for page in TABLES:
+        page.write_text(with_tables(page))

@@ -11,7 +11,7 @@ from foldserve.rpc.metadata import EXTENSIONS, ON_DEMAND
 from foldserve.server import Server
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from readme_tables import README
+from readme_tables import ROOT
 from running import EXAMPLE_MODELS, serving
 from small_models import add_model, chain, convolution
 
@@ -176,8 +176,8 @@ def test_what_is_listed_works(stub: GRPCInferenceServiceStub, extension: str) ->
     USES[extension](stub)
 
 
-def test_the_readme_lists_the_same_ones() -> None:
-    section = README.read_text().split("## The protocol\n")[1].split("\n## ")[0]
+def test_the_documentation_lists_the_same_ones() -> None:
+    section = (ROOT / "docs" / "protocol.md").read_text().split("## Extensions\n")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == {*EXTENSIONS, *ON_DEMAND}
 
 

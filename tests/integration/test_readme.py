@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from foldserve.server import Server
-from readme_tables import README, with_tables
-from running import CACHE, ROOT
+from foldserve_client import Client
+from readme_tables import TABLES, with_tables
+from running import CACHE, EXAMPLE_MODELS, ROOT, serving
 
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*/README.md"))]
 TEXT = README.read_text()
 SHELL_LINES = [
     line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
@@ -42,7 +45,7 @@ def _run(command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 def test_every_shell_command_is_covered_here() -> None:
     assert set(SHELL_LINES) == {*ON_A_RUNNING_SERVER, *WITHOUT_A_SERVER, *MAKE, *SERVE}
-    assert len(PYTHON_BLOCKS) == 1
+    assert len(PYTHON_BLOCKS) == 2
 
 
 @pytest.mark.parametrize("command", ON_A_RUNNING_SERVER)
@@ -64,13 +67,20 @@ def test_commands_without_a_server(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"folded.onnx", "report.html", "frozen.pt2"}
 
 
-@pytest.mark.parametrize("block", PYTHON_BLOCKS)
-def test_python(
-    server: Server, block: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_python_from_a_client(
+    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    exec(block.replace("localhost:8001", f"localhost:{server.grpc_port}"), {})
+    exec(PYTHON_BLOCKS[0].replace("localhost:8001", f"localhost:{server.grpc_port}"), {})
     assert "within_budget" in capsys.readouterr().out
+
+
+def test_python_that_loads_and_unloads(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(EXAMPLE_MODELS, model_control="explicit") as server:
+        exec(PYTHON_BLOCKS[1].replace("localhost:8001", f"localhost:{server.grpc_port}"), {})
+        with Client(f"localhost:{server.grpc_port}") as client:
+            assert not client.ready("digits")
+    assert "digits 1 READY" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", MAKE)
@@ -93,5 +103,16 @@ def test_serve_commands_have_only_known_flags(command: str) -> None:
             assert word in known
 
 
-def test_the_tables_are_those_of_the_code() -> None:
-    assert with_tables(TEXT) == TEXT, "run `make format` to write them"
+@pytest.mark.parametrize("page", TABLES, ids=lambda page: page.name)
+def test_the_tables_are_those_of_the_code(page: Path) -> None:
+    assert with_tables(page) == page.read_text(), "run `make format` to write them"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        headings = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, f"{path}#{anchor}"
