@@ -49,6 +49,7 @@ def test_statistics_count_rows_runs_requests_and_failures(tmp_path: Path) -> Non
         grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
         Client(f"127.0.0.1:{server.grpc_port}") as client,
     ):
+        assert client.model_metadata("digits").properties["foldserve.rows_of_a_run"] == "32"
         client.infer("digits", images[:8])
         client.infer("digits", images)  # more than one run may have: 32 rows, then 8
         with pytest.raises(InvalidArgument):

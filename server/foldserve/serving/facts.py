@@ -23,7 +23,7 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
         "parity_verdict": parity.verdict,
         "instances": provenance.tuning.layout.instances,
         "intra_op_threads": provenance.tuning.layout.threads,
-        "rows_of_a_run": provenance.tuning.most_rows,
+        "rows_of_a_run": provenance.rows_of_a_run or 1,
         "from_cache": provenance.from_cache,
         "load_seconds": round(sum(provenance.stage_seconds.values()), 3),
     }

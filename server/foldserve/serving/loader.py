@@ -24,7 +24,7 @@ from foldserve.serving.reshaped import keeps_rows, reshaped
 from foldserve.serving.servable import Provenance, Servable
 from foldserve.serving.stages import Stages
 from foldserve.serving.tune import tuned
-from foldserve.settings import Batching, ModelSettings, ProviderChoice, ServerSettings
+from foldserve.settings import ModelSettings, ProviderChoice, ServerSettings
 
 log = get_logger()
 
@@ -161,7 +161,7 @@ class _Loading:
         )
         batcher = Batcher(
             session,
-            most_rows=_most_rows_of_a_run(provenance),
+            most_rows=provenance.rows_of_a_run,
             instances=loaded.tuning.layout.instances,
             capacity=settings.max_queue_size,
             batching=settings.batching,
@@ -194,10 +194,3 @@ class _Loading:
                 return _Loaded(artefact, tuning, session, from_cache)
             session.close()
             return None
-
-
-def _most_rows_of_a_run(provenance: Provenance) -> int | None:
-    """What callers are told, or less where a larger batch gains nothing and nobody asked for one."""
-    if provenance.most_rows is None or provenance.settings.batching != Batching():
-        return provenance.most_rows
-    return min(provenance.most_rows, provenance.tuning.most_rows)

@@ -15,7 +15,7 @@ from foldserve.runtime.tuning import Tuning
 from foldserve.serving.batcher import Batcher
 from foldserve.serving.classification import Labels
 from foldserve.serving.waiting import Waiting
-from foldserve.settings import ModelSettings, ProviderChoice
+from foldserve.settings import Batching, ModelSettings, ProviderChoice
 
 
 class Variant(StrEnum):
@@ -60,6 +60,14 @@ class Provenance:
     def most_rows(self) -> int | None:
         """Rows of the largest batch that callers are told of; None where requests never share a run."""
         return self.settings.max_batch_size or None if self.batches else None
+
+    @property
+    def rows_of_a_run(self) -> int | None:
+        """Rows that one run gets at most: less than callers are told where a larger batch gains nothing and
+        nobody asked for one."""
+        if self.most_rows is None or self.settings.batching != Batching():
+            return self.most_rows
+        return min(self.most_rows, self.tuning.most_rows)
 
 
 class Servable:
