@@ -64,12 +64,12 @@ def input_forms(request: pb.ModelInferRequest) -> dict[str, Form]:
 
 def decodes_slowly(request: pb.ModelInferRequest) -> bool:
     """Whether many elements must be looked at one by one; all other contents are taken as they lie."""
-    return any(
-        (tensor.datatype == "BYTES" or tensor.HasField("contents"))
-        and len(tensor.shape) <= MAX_DIMENSIONS
-        and math.prod(tensor.shape) > DECODED_AT_ONCE
-        for tensor in request.inputs
-    )
+    for tensor in request.inputs:
+        if tensor.datatype == "BYTES" or tensor.HasField("contents"):
+            shape = tensor.shape
+            if len(shape) <= MAX_DIMENSIONS and math.prod(shape) > DECODED_AT_ONCE:
+                return True
+    return False
 
 
 def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) -> dict[str, Array]:
