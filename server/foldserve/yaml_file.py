@@ -27,10 +27,20 @@ def read_mapping(file: Path) -> dict[str, Any]:
     """What ``file`` sets, by name; raises :class:`ConfigurationError` for anything but names and values."""
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _EachNameOnce)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a 31 February, say
-        raise ConfigurationError(f"{file} is not readable YAML: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a 31 February, say
+        raise ConfigurationError(f"{file} is not readable YAML: {_told(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ConfigurationError(f"{file} must hold settings as 'name: value', not a {type(values).__name__}")
     return values
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, and where: on one line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"

@@ -75,8 +75,8 @@ def _check_kinds(
         if not _fits(tensor, known[tensor.name]):
             raise ConfigurationError(
                 f"{_where(setting, origins)} declares {setting[:-1]} '{tensor.name}' as "
-                f"{_declaration(tensor)}, but in the model it is {describe(known[tensor.name])}; declare "
-                f"what the model has"
+                f"{_declaration(tensor)}, but in the model it is {describe(known[tensor.name])}; "
+                f"{_what_to_do(tensor, known[tensor.name])}"
             )
 
 
@@ -95,6 +95,12 @@ def _declaration(tensor: DeclaredTensor) -> str:
     sizes = tensor.shape if tensor.reshape is None else tensor.reshape
     shape = "of any shape" if sizes is None else f"[{', '.join(map(str, sizes))}]"
     return f"{tensor.datatype or 'any type'} {shape}"
+
+
+def _what_to_do(tensor: DeclaredTensor, spec: TensorSpec) -> str:
+    if tensor.shape is not None and spec.shape is not None and len(tensor.shape) + 1 == len(spec.shape):
+        return "declare its first axis too, or in config.pbtxt a max_batch_size, which adds it to the dims"
+    return "declare what the model has"
 
 
 def _where(setting: str, origins: Mapping[str, str]) -> str:

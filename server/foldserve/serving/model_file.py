@@ -45,6 +45,8 @@ def read_model(file: Path) -> ir.Model:
         model = ir.load(file)
     except Exception as error:  # protobuf, onnx-ir and numpy each have their own
         raise InvalidModel(f"{file} is not a readable ONNX model: {error}; export it again") from error
+    if not model.graph.outputs:  # an empty file is a message, too
+        raise InvalidModel(f"{file} holds a graph without outputs, or none at all; export it again")
     _leave_message(model)
     folder = file.parent.resolve()
     for graph in model.graphs():

@@ -56,7 +56,10 @@ def test_what_the_model_has_may_be_declared() -> None:
         ),
         ({"outputs": [_declared("logits", "FP32", [-1, 11])]}, r"as FP32 \[-1, 11\]"),
         ({"outputs": [_declared("logits", "FP32", [-1, -1])]}, r"as FP32 \[-1, -1\]"),
-        ({"outputs": [_declared("logits", None, [10])]}, r"as any type \[10\]"),
+        (
+            {"outputs": [_declared("logits", None, [10])]},
+            r"as any type \[10\], but .* in config\.pbtxt a max_batch_size",
+        ),
         (
             {"outputs": [_declared("texts", "INT64")]},
             "INT64 of any shape, but in the model it is BYTES of any",

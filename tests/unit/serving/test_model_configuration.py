@@ -74,10 +74,10 @@ def test_fields_without_effect_are_logged_once_each(model: Path, capfd: pytest.C
         ("inputs: [{datatype: FP32}]", r"'inputs\.0\.name' is required"),
         ("batching: {priority_levels: 2}", "'batching': default_priority_level is 0; with"),
         ("batching: {preferred_batch_sizes: [9]}", r"foldserve\.yaml: preferred_batch_sizes has 9, but"),
-        ("instances: 1\nparity: {}\ninstances: 2", r"'instances' is given twice(.|\n)*line 3"),
+        ("instances: 1\nparity: {}\ninstances: 2", r"'instances' is given twice in line 3, column 1$"),
         ("batching: {queue_policy: {}, queue_policy: {}}", r"'queue_policy' is given twice"),
         ("- a list", "must hold settings as 'name: value', not a list"),
-        ("a: [", r"foldserve\.yaml is not readable YAML: (.|\n)*line 1"),
+        ("a: [", r"foldserve\.yaml is not readable YAML: [^\n]* in line 1, column 5$"),
         ("!!python/object/apply:os.getcwd []", "not readable YAML"),
         ("file: 2024-13-45", "not readable YAML: month must be"),
         ("max_queue_size: " + "9" * 5000, "not readable YAML: .*4300 digits"),
@@ -192,3 +192,9 @@ def test_what_somebody_may_take_to_be_in_use_is_logged(
     (model / "foldserve.yaml").write_text("file: model.pt2")
     _read(model)
     assert "3/model.pt2" not in capfd.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_is_told_as_that(model: Path) -> None:
+    (model / "foldserve.yaml").mkdir()
+    with pytest.raises(ConfigurationError, match=r"foldserve\.yaml cannot be read: Is a directory$"):
+        _read(model)

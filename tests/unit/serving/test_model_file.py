@@ -38,6 +38,13 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         read_model(file)
 
 
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"")
+    with pytest.raises(InvalidModel, match=r"model\.onnx holds a graph without outputs, or none at all"):
+        read_model(file)
+
+
 def test_external_data_beside_the_model_is_read(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     ir.save(_model(), file, external_data="weights.bin", size_threshold_bytes=0)
