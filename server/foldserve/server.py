@@ -76,7 +76,9 @@ class Server:
     def _load(self) -> None:
         self._controller.start()
         self._grpc.set_ready(True)
-        log.info("ready", models=self._manager.ready_models())
+        ready = self._manager.ready_models()
+        failed = sorted({status.name for status in self._manager.statuses()} - set(ready))
+        log.info("ready", models=ready, failed=failed)
 
     def _model_ready(self, model: str, ready: bool) -> None:
         self._grpc.set_model_ready(model, ready)

@@ -336,7 +336,7 @@ def test_explicit_control_loads_what_is_asked_for(tmp_path: Path) -> None:
         assert index(stub) == {("plus", "1"): ("READY", ""), ("other", ""): ("UNAVAILABLE", "not loaded")}
         unload(stub)
         eventually(lambda: index(stub)["plus", "1"] == ("UNAVAILABLE", "unloaded"))
-        with pytest.raises(Unavailable, match="its state is UNLOADED"):
+        with pytest.raises(Unavailable, match="is not loaded"):
             answer(client)
         unload(stub)  # again: nothing to do
         load(stub)

@@ -158,6 +158,12 @@ class RequestCollector(Collector):
         """Show the metrics of a model version, in place of those of the same version loaded before."""
         self._inferences[inference.labels] = inference
 
+    def forget(self, model: str, version: str) -> None:
+        """Show nothing more of a model version that is gone."""
+        self._inferences.pop((model, version), None)
+        for key in [key for key in self._requests.copy() if key[:2] == (model, version)]:
+            self._requests.pop(key, None)
+
     def record_request(self, model: str, version: str, method: str, code: str, seconds: float) -> None:
         """Count one RPC, answered or refused."""
         key = (model, version, method)

@@ -76,3 +76,10 @@ def withdraw(model: str, version: int, metrics: Metrics) -> None:
         metrics.parity_top1_agreement,
     ):
         gauge.remove_by_labels({"model": model, "version": str(version)})
+
+
+def forget(model: str, version: int, metrics: Metrics) -> None:
+    """Drop all series of a model version that is gone: versions come and go for as long as a server runs."""
+    withdraw(model, version, metrics)
+    metrics.ready.remove_by_labels({"model": model, "version": str(version)})
+    metrics.requests.forget(model, str(version))

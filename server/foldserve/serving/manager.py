@@ -12,7 +12,7 @@ from foldserve.errors import FoldserveError, LoadFailed, ModelNotReady, RequestC
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
 from foldserve.runtime.memory import return_freed_memory
-from foldserve.serving.facts import publish, summary, withdraw
+from foldserve.serving.facts import forget, publish, summary, withdraw
 from foldserve.serving.lifecycle import State
 from foldserve.serving.loader import load
 from foldserve.serving.model_configuration import read_configuration
@@ -173,7 +173,10 @@ class ModelManager(ModelTable):
 
     def _refuse(self, model: Model, reason: str) -> None:
         model.failure, model.awaited = reason, False
-        log.error("model is not loaded", model=model.name, reason=reason)
+        event = (
+            "model is not brought up to date: what served serves on" if model.ready else "model is not loaded"
+        )
+        log.error(event, model=model.name, reason=reason)
 
     def _load(self, model: Model, source: ModelVersion, settings: ModelSettings) -> str:
         """Load one version and bring it into service; why it failed, or an empty text."""
@@ -184,12 +187,13 @@ class ModelManager(ModelTable):
             model.versions = {**model.versions, source.version: entry}
             self._tell_ready(model, source.version)
         model_log = log.bind(model=source.name, version=source.version)
+        model_log.info("loading model")
         try:
             servable = load(source, entry.lifecycle, settings, self._settings)
             self._put_in_service(model, entry, servable)
         except FoldserveError as error:
             reason = _reason(error)
-            model_log.error("model failed to load", reason=reason)
+            model_log.error("model failed to load", reason=reason, serves_on=replaced is not None)
         except Exception as error:
             reason = _reason(error)
             model_log.exception("model failed to load")
@@ -248,7 +252,11 @@ class ModelManager(ModelTable):
         if not self._draining:
             return_freed_memory()
         entry.lifecycle.advance(State.UNLOADED)
-        log.info("model unloaded", model=model.name, version=entry.source.version)
+        version, is_replaced = entry.source.version, entry.source.version in model.ready
+        event = "replaced model drained" if is_replaced else "model unloaded"
+        log.info(event, model=model.name, version=version)
+        if not is_replaced:
+            forget(model.name, version, self._metrics)
         self._drains.discard(threading.current_thread())
         if not self._draining:  # then nobody waits for a load that may hold the lock
             with model.lock:

@@ -109,6 +109,8 @@ class ModelTable:
         identity = f"model '{name}'" + (f" version {status.version}" if status.version else "")
         if status.state is State.FAILED:
             raise LoadFailed(f"{identity} failed to load: {status.reason}")
+        if status.state is State.UNLOADED:
+            raise ModelNotReady(f"{identity} is not loaded; RepositoryModelLoad loads it")
         raise ModelNotReady(f"{identity} is not ready, its state is {status.state}; retry later")
 
     def acquire(self, name: str, version: str = "") -> Servable:

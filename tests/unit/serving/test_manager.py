@@ -117,7 +117,7 @@ def test_a_version_comes_into_service_and_is_told_everywhere(managed: Managed) -
     assert managed.states() == {("plus", 1): State.UNLOADED}
     assert managed.told[-1] == ("plus", False)
     assert managed.gauge("foldserve_model_ready") == managed.gauge("foldserve_variant_info") == []
-    with pytest.raises(ModelNotReady, match="its state is UNLOADED"):
+    with pytest.raises(ModelNotReady, match="is not loaded"):
         managed.manager.servable("plus")
 
 
@@ -433,3 +433,14 @@ def test_a_load_that_ends_after_the_stop_is_thrown_away(
         assert "stopping" in str(loading.exception())
     assert managed.states() == {("plus", 1): State.FAILED}
     assert not managed.manager.is_ready("plus", "")
+
+
+def test_a_version_that_is_gone_leaves_no_series(managed: Managed) -> None:
+    for version in (1, 2):
+        put(managed.repository, version, plus(version))
+    managed.update()
+    managed.metrics.requests.record_request("plus", "2", "ModelInfer", "OK", 0.1)
+    managed.manager.unload("plus")
+    _drained()
+    left = [sample for family in managed.metrics.registry.collect() for sample in family.samples]
+    assert [sample for sample in left if sample.labels.get("model") == "plus"] == []
