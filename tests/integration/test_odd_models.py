@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import grpc
 import numpy as np
 import onnx_ir as ir
 import pytest
 from foldserve_client import Client, FailedPrecondition, InvalidArgument
+from foldserve_proto import grpc_service_pb2 as pb
+from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from running import serving
 from small_models import add_model, batch_norm, chain, convolution, plus
 
@@ -118,3 +121,15 @@ def test_a_model_that_failed_to_load_says_why_and_that_retrying_is_no_use(tmp_pa
         pytest.raises(FailedPrecondition, match=r"'broken' version 1 failed to load: .*BatchNormalization_1"),
     ):
         client.infer("broken", np.ones((1, 3, 8, 8), np.float32))
+
+
+def test_a_request_of_a_model_without_batches_counts_as_one_inference(tmp_path: Path) -> None:
+    """Its first dimension means something else."""
+    add_model(tmp_path, "fixed", chain([3, 4, 8, 8], convolution(3, channels=4), batch_norm()))
+    with serving(tmp_path) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        client.infer("fixed", np.ones((3, 4, 8, 8), np.float32))
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            (statistics,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="fixed")).model_stats
+    assert (statistics.inference_count, statistics.execution_count) == (1, 1)
+    assert [batch.batch_size for batch in statistics.batch_stats] == [1]

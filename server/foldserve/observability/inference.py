@@ -8,10 +8,15 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -80,8 +85,10 @@ class BatchSeconds:
 class InferenceMetrics:
     """The requests of one model version that were answered."""
 
-    def __init__(self, model: str, version: str, variant: str) -> None:
+    def __init__(self, model: str, version: str, variant: str, waiting: Callable[[], int]) -> None:
+        """``waiting`` tells how many requests wait for the engine now."""
         self.labels = (model, version)
+        self.waiting = waiting
         self.variant = variant
         self.lock = threading.Lock()
         self.queue = Durations()
@@ -206,6 +213,9 @@ class RequestCollector(Collector):
             )
         )
         inferences = CounterMetricFamily("foldserve_inference_count", "Rows inferred.", labels=MODEL)
+        waiting = GaugeMetricFamily(
+            "foldserve_queue_requests", "Requests waiting for the engine.", labels=MODEL
+        )
         executions = CounterMetricFamily(
             "foldserve_inference_exec_count", "Runs of the engine.", labels=MODEL
         )
@@ -216,6 +226,7 @@ class RequestCollector(Collector):
                 one.compute_infer.add_to(compute_infer, (*one.labels, one.variant))
                 one.reference.add_to(compute_infer, (*one.labels, "reference"))
                 one.compute_output.add_to(compute_output, one.labels)
+                waiting.add_metric(one.labels, one.waiting())
                 inferences.add_metric(one.labels, one.inferences)
                 executions.add_metric(one.labels, one.executions)
-        return queue, compute_input, compute_infer, compute_output, inferences, executions
+        return queue, compute_input, compute_infer, compute_output, waiting, inferences, executions

@@ -76,7 +76,7 @@ class DataPlane:
             if servable.most_rows is not None:
                 validate_rows(request.inputs)
             inputs = request.decode()
-            rows = rows_of(inputs)
+            rows = rows_of(inputs) if servable.most_rows is not None else 1
 
             def answered(outcome: Execution | Exception) -> None:
                 servable.release()

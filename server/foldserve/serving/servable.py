@@ -92,7 +92,7 @@ class Servable:
         self.most_rows = provenance.most_rows
         self.provenance = provenance
         self.labels = labels
-        self.metrics = InferenceMetrics(name, str(version), provenance.variant)
+        self.metrics = InferenceMetrics(name, str(version), provenance.variant, lambda: batcher.waiting)
         self._session = session
         self._batcher = batcher
         self._handles = 0

@@ -11,11 +11,12 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def test_an_inference_is_counted_by_rows_and_its_stages_in_seconds() -> None:
     metrics = Metrics()
-    inference = InferenceMetrics("digits", "1", "folded")
+    inference = InferenceMetrics("digits", "1", "folded", lambda: 3)
     metrics.requests.add(inference)
     stages = StageSeconds(queue=0.5, compute_input=0.25, compute_infer=2.0, compute_output=0.125)
     inference.record(rows=8, runs=(9,), stages=stages)
     inference.record(rows=1, runs=(), stages=stages)
+    assert _value(metrics, "foldserve_queue_requests") == 3
     assert _value(metrics, "foldserve_inference_count_total") == 9
     assert _value(metrics, "foldserve_inference_exec_count_total") == 1
     assert _value(metrics, "foldserve_inference_queue_duration_seconds_sum") == 1.0
