@@ -94,7 +94,9 @@ class ModelManager(ModelTable):
                 settings, origins = configuration.settings, configuration.origins
                 if not folder.versions:
                     self._unload_all(model)
-                aspired = aspired_versions(settings.versions, folder.versions, folder.other_folders)
+                aspired = aspired_versions(
+                    settings.versions, folder.versions, folder.other_folders, origins.get("versions", "")
+                )
             except Exception as error:
                 self._refuse(model, _reason(error))
                 raise

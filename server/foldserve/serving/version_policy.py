@@ -18,12 +18,12 @@ Policy = LatestVersions | Literal["all"] | tuple[int, ...]
 
 
 def aspired_versions(
-    policy: Policy, present: Collection[int], others: Collection[str] = ()
+    policy: Policy, present: Collection[int], others: Collection[str] = (), origin: str = ""
 ) -> frozenset[int]:
     """The versions that should serve, of those ``present`` in the repository.
 
-    ``others`` are the folders that are no versions. Raises :class:`ConfigurationError` where no version is
-    to serve at all.
+    ``others`` are the folders that are no versions, ``origin`` is where the policy stands. Raises
+    :class:`ConfigurationError` where no version is to serve at all.
     """
     if not present:
         there = ", ".join(f"'{name}'" for name in sorted(others)[:MOST_NAMES])
@@ -37,8 +37,8 @@ def aspired_versions(
         return frozenset(sorted(present)[-policy.latest :])
     if not set(policy) & set(present):
         raise ConfigurationError(
-            f"of the versions to serve ({_numbers(policy)}) the repository has none; it has "
-            f"{_numbers(present)}: add one, or mend versions (in config.pbtxt: version_policy)"
+            f"{origin or 'the configuration'} asks for version {_numbers(policy)}, but the repository has "
+            f"version {_numbers(present)}: add one, or mend 'versions' (in config.pbtxt 'version_policy')"
         )
     return frozenset(policy) & frozenset(present)
 

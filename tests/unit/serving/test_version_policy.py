@@ -32,8 +32,6 @@ def test_policies(policy: Policy, aspired: set[int]) -> None:
 def test_versions_that_are_not_there_are_named() -> None:
     assert missing_versions((3, 1, 7), [1, 2]) == [3, 7]
     assert missing_versions("all", [1]) == missing_versions(LatestVersions(latest=2), [1]) == []
-    with pytest.raises(ConfigurationError, match=r"versions to serve \(3, 7\) .* has 1, 2"):
-        aspired_versions((7, 3), [2, 1])
 
 
 def test_a_model_without_versions_is_refused() -> None:
@@ -76,3 +74,11 @@ def test_folders_that_are_no_versions_are_named_where_there_is_no_version() -> N
         aspired_versions("all", [], ["v1", "01"])
     with pytest.raises(ConfigurationError, match=r"^no version folder; .*, such as '1'$"):
         aspired_versions("all", [])
+
+
+def test_a_policy_that_finds_nothing_is_told_with_its_file_and_both_sides() -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^m/foldserve\.yaml asks for version 8, 9, but the repository has version 1, 2: ",
+    ):
+        aspired_versions((9, 8), [1, 2], origin="m/foldserve.yaml")
