@@ -101,6 +101,15 @@ class CallExecutor(ThreadPoolExecutor):
         return super().submit(fn, *args, **kwargs)
 
 
+_open: "set[_Finish]" = set()
+"""Calls that have been begun and are not over."""
+
+
+def is_only_call() -> bool:
+    """Whether the call that is being begun is the only one that this process has to answer."""
+    return len(_open) == 1
+
+
 class _Finish:
     """As much of a future as gRPC wants: to be told that a call is over, so that it counts calls.
 
@@ -111,6 +120,7 @@ class _Finish:
     def __init__(self) -> None:
         self._reached = False
         self._callback: Callable[[Any], None] | None = None
+        _open.add(self)
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         if self._reached:
@@ -119,6 +129,7 @@ class _Finish:
             self._callback = callback
 
     def reached(self) -> None:
+        _open.discard(self)
         callback, self._callback = self._callback, None
         self._reached = True
         if callback is not None:

@@ -12,7 +12,7 @@ from foldserve_proto import grpc_service_pb2_grpc as service
 from foldserve.errors import RequestCancelled
 from foldserve.observability.tracing import Tracer
 from foldserve.rpc import codec
-from foldserve.rpc.calls import deferred
+from foldserve.rpc.calls import deferred, is_only_call
 from foldserve.rpc.output_forms import Forms, encode, output_forms
 from foldserve.rpc.scheduling import scheduling
 from foldserve.serving.data_plane import DataPlane, InferenceRequest, InferenceResult
@@ -48,7 +48,8 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
     ) -> None:
         """Run one request; this thread reads from the network, so it must not decode for long."""
         arrived, deadline = time.perf_counter(), deadline_of(context)
-        start = partial(self.start, request, arrived, deadline, lambda: not context.is_active(), done)
+        cancelled, alone = (lambda: not context.is_active()), is_only_call()
+        start = partial(self.start, request, arrived, deadline, cancelled, done, alone=alone)
         if codec.decodes_slowly(request):
             self._decoders.submit(_told, start, done)
         else:
@@ -61,11 +62,13 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         deadline: float | None,
         cancelled: Callable[[], bool],
         done: Done,
+        *,
+        alone: bool = False,
     ) -> None:
         """Take one request, whichever way it came; ``arrived`` is in seconds of ``time.perf_counter``.
 
-        ``done`` is told the response, or why there is none, by another thread and exactly once; what is
-        refused at once is raised instead.
+        ``done`` is told the response, or why there is none, exactly once, mostly by another thread; what is
+        refused at once is raised instead. ``alone`` says that there is no other request to answer.
         """
         forms = output_forms(request, self._shared_memory)
         typed = codec.is_typed(request)
@@ -112,6 +115,7 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
             cancelled=cancelled,
             priority=priority,
             timeout_us=timeout_us,
+            alone=alone,
         )
         self._data_plane.submit(inference, answered)
 

@@ -28,6 +28,9 @@ from foldserve.settings import Batching
 FRESH_SHARE = 0.1
 """Weight of the last run in the moving average of what a run takes."""
 
+SHORT_RUN_S = 5e-4
+"""Runs up to this long, in seconds, do not hold up the thread that brings requests."""
+
 RETRY_AFTER_S = (0.01, 30.0)
 """Least and most that a refused caller is told to wait, in seconds."""
 
@@ -92,6 +95,7 @@ class Batcher:
         most = self.most_rows
         waiting = request if most is None else waiting_in_parts(request, most)
         gone = Cut([], [], [], [])
+        at_once = False
         with self._changed:
             if self._closed:
                 raise _closing()
@@ -100,13 +104,18 @@ class Batcher:
                 gone = without_gone(self._line, time.monotonic())
                 self._line = gone.rest
                 refusal = self._refusal(stands)
-            if refusal is None:
+            at_once = refusal is None and waiting is request and self._is_run_at_once(request)
+            if at_once:
+                self._idle -= 1
+            elif refusal is None:
                 self._line.append(waiting)
                 if self._idle:
                     self._changed.notify()
         _dismiss(gone)
         if refusal is not None:
             raise refusal
+        if at_once:
+            self._execute([request])
 
     def close(self) -> None:
         """End the engine's threads after what they run now; refuse what is in line and what comes."""
@@ -116,6 +125,17 @@ class Batcher:
             self._changed.notify_all()
         for waiting in left:
             _tell(waiting, _closing())
+
+    def _is_run_at_once(self, request: Waiting) -> bool:
+        """Whether the thread that brings a request runs it: the only one, of a model so small that to wake
+        another thread for it takes longer."""
+        return (
+            request.alone
+            and self._idle > 0
+            and not self._line
+            and 0.0 < self._run_s < SHORT_RUN_S
+            and not self._batching.max_queue_delay_us
+        )
 
     def _refusal(self, stands: Place) -> QueueFull | None:
         """Why there is no place in line; None if there is one."""

@@ -30,6 +30,8 @@ class InferenceRequest:
     cancelled: Callable[[], bool]
     priority: int = 0
     timeout_us: int = 0
+    alone: bool = False
+    """Whether there is no other request to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class DataPlane:
                     request.cancelled,
                     answered,
                     inf if request.deadline is None else request.deadline,
+                    alone=request.alone,
                 ),
                 priority=request.priority,
                 timeout_us=request.timeout_us,

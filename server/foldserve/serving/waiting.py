@@ -42,6 +42,9 @@ class Waiting:
     priority: int = 0
     """The lower, the sooner."""
 
+    alone: bool = False
+    """Whether there is no other request to answer."""
+
     arrived: float = field(default_factory=time.monotonic)
 
     def fits(self, other: "Waiting") -> bool:

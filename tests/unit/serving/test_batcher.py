@@ -20,6 +20,7 @@ from foldserve.parity.measures import distance
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Array, Provider
 from foldserve.runtime.tensors import TensorSpec
+from foldserve.serving import batcher as batcher_module
 from foldserve.serving.batcher import RETRY_AFTER_S, Batcher
 from foldserve.serving.waiting import Execution, Waiting
 from foldserve.settings import Batching, QueuePolicy
@@ -37,10 +38,12 @@ class HeldSession(OnnxRuntimeSession):
         self.free.set()
         self.batches: list[int] = []
         self.inputs_seen: list[Array] = []
+        self.threads: list[threading.Thread] = []
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
         self.batches.append(len(inputs["images"]))
         self.inputs_seen.append(inputs["images"])
+        self.threads.append(threading.current_thread())
         self.free.wait()
         if (inputs["images"] == POISON).any():
             raise ExecutionFailed("poisoned")
@@ -59,11 +62,12 @@ class Caller:
         priority: int = 0,
         timeout_us: int = 0,
         outputs: tuple[str, ...] = ("logits",),
+        alone: bool = False,
     ) -> None:
         self.gone = False
         self._told: SimpleQueue[Execution | Exception] = SimpleQueue()
         request = Waiting(
-            {"images": images}, outputs, len(images), lambda: self.gone, self._told.put, deadline
+            {"images": images}, outputs, len(images), lambda: self.gone, self._told.put, deadline, alone=alone
         )
         batcher.submit(request, priority=priority, timeout_us=timeout_us)
 
@@ -537,3 +541,44 @@ def test_many_callers_all_get_their_own_answers(
     assert not wrong
     assert sum(session.batches) == 16 * 20
     assert batcher.waiting == 0
+
+
+def test_the_only_request_of_a_small_model_changes_no_thread(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = make_batcher()
+    monkeypatch.setattr(batcher_module, "SHORT_RUN_S", 60.0)  # whatever this machine takes
+    Caller(batcher, images[:1], alone=True).execution()  # nobody knows yet what a run takes
+    Caller(batcher, images[:1]).execution()
+    together = [Caller(batcher, images[:1], alone=True).execution() for _ in range(3)]
+    own = threading.current_thread()
+    assert [thread is own for thread in session.threads] == [False, False, True, True, True]
+    assert all(execution.outputs[0].shape == (1, 10) for execution in together)
+    with pytest.raises(ExecutionFailed, match="poisoned"):
+        raise_it(Caller(batcher, np.full_like(images[:1], POISON), alone=True).outcome())
+    monkeypatch.setattr(batcher_module, "SHORT_RUN_S", 0.0)
+    Caller(batcher, images[:1], alone=True).execution()
+    assert session.threads[-1] is not own
+
+
+def test_the_only_request_waits_for_the_engine_where_it_is_busy(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = make_batcher()
+    monkeypatch.setattr(batcher_module, "SHORT_RUN_S", 60.0)
+    Caller(batcher, images[:1]).execution()
+    session.free.clear()
+    first = Caller(batcher, images[:1])
+    while len(session.batches) < 2:
+        time.sleep(0.001)
+    second = Caller(batcher, images[:1], alone=True)
+    assert batcher.waiting == 1
+    session.free.set()
+    first.execution()
+    second.execution()
+    assert threading.current_thread() not in session.threads
+
+
+def raise_it(outcome: Execution | Exception) -> None:
+    if isinstance(outcome, Exception):
+        raise outcome
