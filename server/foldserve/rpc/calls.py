@@ -10,6 +10,8 @@ what ``grpc._server`` does with a call around the method. All of them are checke
 one of them serves ModelInfer from the pool, as it serves everything else.
 """
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
@@ -28,6 +30,9 @@ log = get_logger()
 Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+REST_S = 3e-5
+"""A thread that waited for so long, in seconds, had nothing else to do."""
 
 HAS_PARTS = all(
     hasattr(_server, name)
@@ -101,13 +106,29 @@ class CallExecutor(ThreadPoolExecutor):
         return super().submit(fn, *args, **kwargs)
 
 
-_open: "set[_Finish]" = set()
-"""Calls that have been begun and are not over."""
+class _Reader(threading.local):
+    """What a thread that reads from the network did since it began a call last."""
+
+    has_rested = False
+    _began_s = _worked_s = 0.0
+
+    def begins(self) -> None:
+        """See whether the thread had to wait: time went by in which it did nothing."""
+        by_s = time.monotonic() - self._began_s
+        self.has_rested = by_s - (time.thread_time() - self._worked_s) > REST_S
+
+    def has_begun(self) -> None:
+        """Count from now on."""
+        self.has_rested = False
+        self._began_s, self._worked_s = time.monotonic(), time.thread_time()
+
+
+_reader = _Reader()
 
 
 def is_only_call() -> bool:
-    """Whether the call that is being begun is the only one that this process has to answer."""
-    return len(_open) == 1
+    """Whether the thread that begins this call had to wait for it: then there is no other to answer."""
+    return _reader.has_rested
 
 
 class _Finish:
@@ -120,7 +141,6 @@ class _Finish:
     def __init__(self) -> None:
         self._reached = False
         self._callback: Callable[[Any], None] | None = None
-        _open.add(self)
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         if self._reached:
@@ -129,7 +149,6 @@ class _Finish:
             self._callback = callback
 
     def reached(self) -> None:
-        _open.discard(self)
         callback, self._callback = self._callback, None
         self._reached = True
         if callback is not None:
@@ -157,6 +176,7 @@ def _begin(event: Any, state: Any, method: DeferredMethod, deserializer: Any, se
     def received(message_event: Any) -> Any:
         ended = take_message(message_event)
         request, state.request = state.request, None
+        _reader.begins()
         try:
             if request is None:
                 refuse_emptiness()
@@ -165,6 +185,7 @@ def _begin(event: Any, state: Any, method: DeferredMethod, deserializer: Any, se
         except Exception:
             fail()
             finish.reached()
+        _reader.has_begun()
         return ended
 
     def refuse_emptiness() -> None:
