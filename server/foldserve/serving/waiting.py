@@ -42,10 +42,10 @@ class Waiting:
     priority: int = 0
     """The lower, the sooner."""
 
+    arrived: float = field(default_factory=time.monotonic)
+
     alone: bool = False
     """Whether there is no other request to answer."""
-
-    arrived: float = field(default_factory=time.monotonic)
 
     def fits(self, other: "Waiting") -> bool:
         """Whether both may run in one batch: same outputs, and same shapes beyond the first axis."""
