@@ -69,6 +69,7 @@ class Batcher:
         self._changed = threading.Condition(threading.Lock())
         self._closed = False
         self._run_s = 0.0
+        self._short_run_bytes = -1
         self._asked_who_is_gone = -inf
         for index in range(instances + 1):
             threading.Thread(target=self._engine, name=f"engine-{index}", daemon=True).start()
@@ -128,12 +129,14 @@ class Batcher:
 
     def _is_run_at_once(self, request: Waiting) -> bool:
         """Whether the thread that brings a request runs it: the only one, of a model so small that to wake
-        another thread for it takes longer."""
+        another thread for it takes longer. A larger input than any that ran so soon goes to the engine: it
+        might hold up everybody."""
         return (
             request.alone
             and self._idle > 0
             and not self._line
-            and 0.0 < self._run_s < SHORT_RUN_S
+            and self._run_s < SHORT_RUN_S
+            and _bytes_of(request) <= self._short_run_bytes
             and not self._batching.max_queue_delay_us
         )
 
@@ -201,7 +204,10 @@ class Batcher:
         """Run one batch, hand the engine on as soon as it is free, then answer everybody in the batch."""
         outcomes = self._outcomes(batch)
         first = outcomes[0][1] if outcomes else None
-        self._hand_on(first.compute_infer_s if isinstance(first, Execution) else None)
+        run_s = first.compute_infer_s if isinstance(first, Execution) else None
+        if len(batch) == 1 and run_s is not None and run_s < SHORT_RUN_S:
+            self._short_run_bytes = max(self._short_run_bytes, _bytes_of(batch[0]))
+        self._hand_on(run_s)
         for waiting, outcome in outcomes:
             _tell(waiting, outcome)
 
@@ -248,6 +254,10 @@ def rows_of(inputs: Mapping[str, Array]) -> int:
     """Rows of a request: the first dimension of its first input, 1 for a scalar or a model without inputs."""
     first = next(iter(inputs.values()), None)
     return int(first.shape[0]) if first is not None and first.ndim else 1
+
+
+def _bytes_of(request: Waiting) -> int:
+    return sum(array.nbytes for array in request.inputs.values())
 
 
 def _let_others_finish_first() -> None:

@@ -171,25 +171,23 @@ class _Loading:
 
     def _opened(self, artefact: Artefact, folder: Path, *, from_cache: bool) -> _Loaded | None:
         """The model in ``folder``, tuned; None if it does not repeat what it answered when it was proven."""
-        model, settings = folder / MODEL, self._settings
+        evidence = evidence_in(folder)
 
         def open_with(threads: int) -> Session:
-            return self._opening.open(
-                model, ProviderChoice(artefact.provider), artefact.optimisation, threads
-            )
+            provider = ProviderChoice(artefact.provider)
+            return self._opening.open(folder / MODEL, provider, artefact.optimisation, threads)
 
         with self.stages.timed("tuning"):
             tuning = tuned(
                 artefact,
-                evidence_in(folder),
-                settings,
+                evidence,
+                self._settings,
                 open_with,
                 tunings=self._cache / "tunings",
                 artefact_key=self._key,
             )
         with self.stages.timed(State.WARMING.lower()):
             session = open_with(tuning.layout.threads)
-            evidence = evidence_in(folder)
             if evidence is None or evidence.holds(session, artefact.parity_report.budget):
                 return _Loaded(artefact, tuning, session, from_cache)
             session.close()

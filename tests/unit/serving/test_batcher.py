@@ -556,6 +556,10 @@ def test_the_only_request_of_a_small_model_changes_no_thread(
     assert all(execution.outputs[0].shape == (1, 10) for execution in together)
     with pytest.raises(ExecutionFailed, match="poisoned"):
         raise_it(Caller(batcher, np.full_like(images[:1], POISON), alone=True).outcome())
+    Caller(batcher, images[:2], alone=True).execution()  # larger than any so far: nobody knows what it takes
+    assert session.threads[-1] is not own
+    Caller(batcher, images[:2], alone=True).execution()
+    assert session.threads[-1] is own
     monkeypatch.setattr(batcher_module, "SHORT_RUN_S", 0.0)
     Caller(batcher, images[:1], alone=True).execution()
     assert session.threads[-1] is not own
