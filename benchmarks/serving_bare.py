@@ -91,5 +91,5 @@ def measure(model: str, instances: int, threads: int, batch: int, seconds: float
 
 if __name__ == "__main__":
     file, *numbers, duration = sys.argv[1:]
-    result = measure(file, *map(int, numbers), seconds=float(duration))  # type: ignore[misc]
+    result = measure(file, *map(int, numbers), seconds=float(duration))  # type: ignore[misc]  # mypy counts a starred map as any number
     sys.stdout.write(json.dumps(asdict(result)))

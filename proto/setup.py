@@ -29,8 +29,8 @@ DESCRIPTOR = define(globals(), {serialized!r})
 def generate() -> None:
     """Write the generated modules beside their .proto files."""
     # Imported here: commands that build nothing (egg_info) need no generator.
-    from google.protobuf.descriptor_pb2 import FileDescriptorSet  # noqa: PLC0415
-    from grpc_tools import protoc  # noqa: PLC0415
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet  # noqa: PLC0415  # see above
+    from grpc_tools import protoc  # noqa: PLC0415  # see above
 
     protos = sorted(str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE).glob("*.proto"))
     with tempfile.NamedTemporaryFile() as descriptors:

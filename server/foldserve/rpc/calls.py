@@ -127,7 +127,7 @@ _reader = _Reader()
 
 
 def is_only_call() -> bool:
-    """Whether the thread that begins this call had to wait for it: then there is no other to answer."""
+    """Whether the thread that begins this call had to wait for it: then no other call is at the door."""
     return _reader.has_rested
 
 

@@ -68,7 +68,7 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         """Take one request, whichever way it came; ``arrived`` is in seconds of ``time.perf_counter``.
 
         ``done`` is told the response, or why there is none, exactly once, mostly by another thread; what is
-        refused at once is raised instead. ``alone`` says that there is no other request to answer.
+        refused at once is raised instead. ``alone`` says that no other request came with it.
         """
         forms = output_forms(request, self._shared_memory)
         typed = codec.is_typed(request)

@@ -31,7 +31,7 @@ class InferenceRequest:
     priority: int = 0
     timeout_us: int = 0
     alone: bool = False
-    """Whether there is no other request to answer."""
+    """Whether no other request came with it."""
 
 
 @dataclass(frozen=True, slots=True)

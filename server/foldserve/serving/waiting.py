@@ -45,7 +45,7 @@ class Waiting:
     arrived: float = field(default_factory=time.monotonic)
 
     alone: bool = False
-    """Whether there is no other request to answer."""
+    """Whether no other request came with it."""
 
     def fits(self, other: "Waiting") -> bool:
         """Whether both may run in one batch: same outputs, and same shapes beyond the first axis."""
