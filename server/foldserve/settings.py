@@ -71,6 +71,14 @@ class ModelControl(StrEnum):
     EXPLICIT = "explicit"
 
 
+class ReferenceMode(StrEnum):
+    """When the unfolded reference that answers are compared with in service is in memory."""
+
+    RESIDENT = "resident"
+    ON_DEMAND = "on_demand"
+    OFF = "off"
+
+
 class TimeoutAction(StrEnum):
     """What becomes of a request that waited in line longer than its queue policy allows."""
 
@@ -92,6 +100,34 @@ class ParityBudget(_Settings):
     """Largest max|served − reference| / max|reference| of any output."""
 
 
+class ShadowSettings(_Settings):
+    """How answers are compared with the unfolded model's while the model serves."""
+
+    sample_rate: float = Field(default=0.01, ge=0, le=1)
+    """Share of the requests that are run again on the unfolded model and compared."""
+
+    reference: ReferenceMode = ReferenceMode.RESIDENT
+    """``resident`` keeps the unfolded model open, ``on_demand`` opens it for a check, ``off`` checks nothing."""
+
+    window: PositiveInt = 50
+    """Number of the last checks that count for a fallback, and that gauges tell of."""
+
+    breaches: PositiveInt = 3
+    """Breaches of the parity budget among them that make the unfolded model serve."""
+
+    drift_window: int = Field(default=256, ge=64)
+    """Rows after which the inputs' drift from what the BatchNorms saw in training is scored."""
+
+    @model_validator(mode="after")
+    def _can_trip(self) -> Self:
+        """Refuse more breaches than there are checks to count."""
+        if self.breaches > self.window:
+            raise ValueError(
+                f"breaches is {self.breaches} and window {self.window}: so many never fit; raise window"
+            )
+        return self
+
+
 class ModelDefaults(_Settings):
     """What can be set for all models by flag or variable, and for one model in its own files."""
 
@@ -106,6 +142,9 @@ class ModelDefaults(_Settings):
 
     parity: ParityBudget = ParityBudget()
     """Parity budget that every model must keep at load."""
+
+    shadow: ShadowSettings = ShadowSettings()
+    """What of the model is compared with its unfolded form in service."""
 
     max_batch_size: int = Field(default=32, ge=0)
     """Most rows in one run of a model; larger requests are split and joined again. 0: no batching."""
@@ -313,6 +352,18 @@ class ServerSettings(ModelDefaults):
 
     cache_max_bytes: int = Field(default=50 * 1024**3, ge=0)
     """Most that the cache may hold, in bytes; what was used longest ago goes first."""
+
+    shadow_cpu_share: float = Field(default=0.05, gt=0)
+    """CPU time that comparing with unfolded models may take, all models together, as a share of one core."""
+
+    breach_dir: Path | None = None
+    """Folder where inputs that broke parity are kept with both answers, as ``.npz``; unset, none are."""
+
+    breach_max_files: PositiveInt = 16
+    """Most files that are kept there; then no more are written."""
+
+    breach_max_bytes: int = Field(default=256 * 1024**2, ge=0)
+    """Most bytes that these files may take together."""
 
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """Longest that requests in flight may take to finish at shutdown, in seconds."""
