@@ -10,6 +10,7 @@ from foldserve.observability.http import HttpServer
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
 from foldserve.rpc.server import GrpcServer
+from foldserve.serving.lifecycle import State
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.model_control import ModelController
 from foldserve.settings import ServerSettings
@@ -77,7 +78,8 @@ class Server:
         self._controller.start()
         self._grpc.set_ready(True)
         ready = self._manager.ready_models()
-        failed = sorted({status.name for status in self._manager.statuses()} - set(ready))
+        statuses = self._manager.statuses()
+        failed = sorted({one.name for one in statuses if one.state is State.FAILED} - set(ready))
         log.info("ready", models=ready, failed=failed)
 
     def _model_ready(self, model: str, ready: bool) -> None:

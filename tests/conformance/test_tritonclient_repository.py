@@ -79,4 +79,4 @@ def test_models_are_controlled_as_by_triton(tmp_path: Path) -> None:
     assert "INVALID_ARGUMENT" in not_json
     assert "FAILED_PRECONDITION" in not_supported
     assert "sequence_batching is not supported" in not_supported
-    assert "UNAVAILABLE model 'plus' version 1 is not loaded" in not_ready
+    assert "UNAVAILABLE model 'plus' is in the repository but not loaded" in not_ready

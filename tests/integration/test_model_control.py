@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +15,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from foldserve.server import Server
-from foldserve.serving import loader, manager
+from foldserve.serving import loader, manager, model_control, repository
+from foldserve.serving.repository import Scan
 from foldserve.serving.servable import Servable
-from foldserve_client import Client, FailedPrecondition, NotFound, Unavailable
+from foldserve_client import Client, FailedPrecondition, NotFound
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import model_config_pb2 as config_pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -279,20 +280,37 @@ def test_a_version_that_fails_leaves_the_old_one_serving_and_keeps_its_reason(tm
         assert answer(client) == 2
 
 
-def test_a_repository_that_vanishes_takes_nothing_out_of_service(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_repository_that_vanishes_takes_nothing_out_of_service_and_is_told_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looks = 0
+
+    def counted_scan(repositories: Iterable[Path]) -> Scan:
+        nonlocal looks
+        looks += 1
+        return repository.scan(repositories)
+
+    def several_looks_later() -> None:
+        before = looks
+        eventually(lambda: looks > before + 3)
+
+    monkeypatch.setattr(model_control, "scan", counted_scan)
     put(tmp_path / "models", 1, plus(1))
     with serving(tmp_path / "models", **POLL) as server, connected(server) as (client, _):
-        (tmp_path / "models").rename(tmp_path / "unmounted")
-        logged = []
-
-        def noticed() -> bool:
-            logged.append(capfd.readouterr().err)
-            return "".join(logged).count("a repository cannot be read") > 2
-
-        eventually(noticed)
+        capfd.readouterr()
+        for _ in range(2):
+            (tmp_path / "models").rename(tmp_path / "unmounted")
+            several_looks_later()
+            assert answer(client) == 1
+            (tmp_path / "unmounted").rename(tmp_path / "models")
+            several_looks_later()
         assert answer(client) == 1
+        events = [json.loads(line)["event"] for line in capfd.readouterr().err.splitlines()]
+    gone, back = (
+        "a repository cannot be read: nothing changes until it can",
+        "the repositories can be read again",
+    )
+    assert events == [gone, back, gone, back]
 
 
 def test_no_request_fails_while_versions_replace_each_other(tmp_path: Path) -> None:
@@ -329,15 +347,11 @@ def test_explicit_control_loads_what_is_asked_for(tmp_path: Path) -> None:
     with serving(tmp_path, **EXPLICIT) as server, connected(server) as (client, stub):
         assert set(index(stub).values()) == {("UNAVAILABLE", "not loaded")}
         assert index(stub, ready=True) == {}
-        with pytest.raises(NotFound):
-            answer(client)
         load(stub)
         assert (answer(client), client.ready("other")) == (1, False)
         assert index(stub) == {("plus", "1"): ("READY", ""), ("other", ""): ("UNAVAILABLE", "not loaded")}
         unload(stub)
         eventually(lambda: index(stub)["plus", "1"] == ("UNAVAILABLE", "unloaded"))
-        with pytest.raises(Unavailable, match="is not loaded"):
-            answer(client)
         unload(stub)  # again: nothing to do
         load(stub)
         assert answer(client) == 1
@@ -349,6 +363,32 @@ def test_explicit_control_loads_what_is_asked_for(tmp_path: Path) -> None:
             for method in (load, unload):
                 with refused(grpc.StatusCode.INVALID_ARGUMENT, "no model name"):
                     method(stub, name)
+
+
+def test_a_model_that_could_be_loaded_is_told_apart_from_one_that_nobody_has(tmp_path: Path) -> None:
+    """Whether it was loaded before makes no difference."""
+
+    def ask_everything(stub: GRPCInferenceServiceStub, name: str, code: grpc.StatusCode, text: str) -> None:
+        for ask in (
+            lambda: stub.ModelInfer(pb.ModelInferRequest(model_name=name)),
+            lambda: stub.ModelMetadata(pb.ModelMetadataRequest(name=name)),
+            lambda: stub.ModelConfig(pb.ModelConfigRequest(name=name)),
+            lambda: stub.ModelStatistics(pb.ModelStatisticsRequest(name=name)),
+        ):
+            with refused(code, text):
+                ask()
+
+    put(tmp_path, 1, plus(1))
+    not_loaded = "' is in the repository but not loaded; load it with RepositoryModelLoad"
+    with serving(tmp_path, **EXPLICIT) as server, connected(server) as (_, stub):
+        ask_everything(stub, "plus", grpc.StatusCode.UNAVAILABLE, f"model 'plus{not_loaded}")
+        load(stub)
+        unload(stub)
+        ask_everything(stub, "plus", grpc.StatusCode.UNAVAILABLE, f"model 'plus{not_loaded}")
+        put(tmp_path, 1, plus(2), "later")
+        ask_everything(stub, "later", grpc.StatusCode.NOT_FOUND, "'later'; this server has 'plus'")
+        assert index(stub)["later", ""] == ("UNAVAILABLE", "not loaded")
+        ask_everything(stub, "later", grpc.StatusCode.UNAVAILABLE, f"model 'later{not_loaded}")
 
 
 def test_whoever_gave_up_before_a_turn_came_changes_nothing(
@@ -462,5 +502,5 @@ def test_requests_in_flight_finish_when_their_model_is_unloaded(tmp_path: Path) 
             outcomes = [one.exception() for one in answers]
         assert outcomes.count(None) >= 2
         late = [str(one) for one in outcomes if one is not None]
-        assert [text for text in late if "is not ready, its state is" not in text] == []
+        assert [text for text in late if "is in the repository but not loaded" not in text] == []
         eventually(lambda: index(stub)["slow", "1"] == ("UNAVAILABLE", "unloaded"))

@@ -175,10 +175,9 @@ class ModelManager(ModelTable):
 
     def _refuse(self, model: Model, reason: str) -> None:
         model.failure, model.awaited = reason, False
-        event = (
-            "model is not brought up to date: what served serves on" if model.ready else "model is not loaded"
-        )
-        log.error(event, model=model.name, reason=reason)
+        serves_on = "model is not brought up to date: the old one serves on"
+        event = serves_on if model.ready else "model is not loaded"
+        log.error(event, model=model.name, reason=reason, serving=list(model.ready))
 
     def _load(self, model: Model, source: ModelVersion, settings: ModelSettings) -> str:
         """Load one version and bring it into service; why it failed, or an empty text."""
@@ -190,15 +189,16 @@ class ModelManager(ModelTable):
             self._tell_ready(model, source.version)
         model_log = log.bind(model=source.name, version=source.version)
         model_log.info("loading model")
+        failed = "model failed to load" if replaced is None else "loading again failed: the old one serves on"
         try:
             servable = load(source, entry.lifecycle, settings, self._settings)
             self._put_in_service(model, entry, servable)
         except FoldserveError as error:
             reason = _reason(error)
-            model_log.error("model failed to load", reason=reason, serves_on=replaced is not None)
+            model_log.error(failed, reason=reason, serving=list(model.ready))
         except Exception as error:
             reason = _reason(error)
-            model_log.exception("model failed to load")
+            model_log.exception(failed, serving=list(model.ready))
         else:
             model_log.info("model ready", **summary(servable))
             if replaced is not None:
@@ -254,10 +254,12 @@ class ModelManager(ModelTable):
         if not self._draining:
             return_freed_memory()
         entry.lifecycle.advance(State.UNLOADED)
-        version, is_replaced = entry.source.version, entry.source.version in model.ready
-        event = "replaced model drained" if is_replaced else "model unloaded"
-        log.info(event, model=model.name, version=version)
-        if not is_replaced:
+        version, ready = entry.source.version, list(model.ready)
+        if version in ready:
+            log.info("replaced model drained", model=model.name, version=version)
+        else:
+            event = "version unloaded: others serve" if ready else "model unloaded"
+            log.info(event, model=model.name, version=version, serving=ready)
             forget(model.name, version, self._metrics)
         self._drains.discard(threading.current_thread())
         if not self._draining:  # then nobody waits for a load that may hold the lock

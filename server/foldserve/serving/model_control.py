@@ -8,7 +8,6 @@ from pathlib import Path
 
 from foldserve.errors import ConfigurationError, FoldserveError, InvalidRequest, ModelNotFound
 from foldserve.observability.logging import get_logger
-from foldserve.serving.lifecycle import State
 from foldserve.serving.manager import ModelManager, Wanted
 from foldserve.serving.model_table import Status
 from foldserve.serving.repository import ModelFolder, Scan, find, scan, settled_changes
@@ -52,6 +51,8 @@ class ModelController:
                 repositories=[str(repository) for repository in self._repositories],
                 expected="<repository>/<model>/<version>/model.onnx or model.pt2; a version is a number",
             )
+        if self._mode is ModelControl.EXPLICIT:
+            self._manager.offer(found)
         if self._mode is ModelControl.EXPLICIT and EVERY_MODEL not in self._settings.load_models:
             for name in self._settings.load_models:
                 if name not in found:
@@ -115,27 +116,32 @@ class ModelController:
         self._manager.unload(name, wanted=wanted)
 
     def index(self, repository: str = "") -> list[Status]:
-        """Every model version that is known, and every model of the repositories that is not loaded.
+        """Every model version that is known, in mode ``explicit`` also what could be loaded.
 
         Raises :class:`ModelNotFound` for a repository that this server does not have.
         """
         matching = self._matching(repository)
-        known = self._manager.statuses()
-        if self._mode is not ModelControl.EXPLICIT and not repository:
-            return known
+        if self._mode is ModelControl.EXPLICIT:
+            self._manager.offer(scan(self._repositories))
+        statuses = self._manager.statuses()
+        if not repository:
+            return statuses
         there = scan(matching)
-        names = {status.name for status in known}
-        unloaded = [Status(name, None, State.UNLOADED, "not loaded") for name in there if name not in names]
-        return [status for status in known if not repository or status.name in there] + unloaded
+        return [status for status in statuses if status.name in there]
 
     def _poll(self) -> None:
-        previous = self._handled
+        previous, trouble = self._handled, ""
         while not self._stopping.wait(self._settings.poll_interval_s):
             try:
                 current = scan(self._repositories)
             except (ConfigurationError, OSError) as error:
-                log.warning("a repository cannot be read: nothing changes", reason=str(error))
+                if str(error) != trouble:
+                    trouble = str(error)
+                    log.warning("a repository cannot be read: nothing changes until it can", reason=trouble)
                 continue
+            if trouble:
+                log.info("the repositories can be read again")
+                trouble = ""
             for name in settled_changes(self._handled, previous, current):
                 task = self._tasks.get(name)
                 if task is None or task.done():

@@ -4,7 +4,7 @@ Whoever looks finds tables that nobody changes: each change makes a new one.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -96,6 +96,13 @@ class ModelTable:
         self._serving: dict[tuple[str, str], Servable] = {}
         """Who answers for a model and version, and for a model and no version; replaced at each change."""
 
+        self._offered: frozenset[str] = frozenset()
+        """Models that the repositories had when somebody last looked: whoever asks for one may load it."""
+
+    def offer(self, names: Iterable[str]) -> None:
+        """Say which models lie in the repositories, loaded or not."""
+        self._offered = frozenset(names)
+
     def servable(self, name: str, version: str = "") -> Servable:
         """The servable for a model, the newest ready one when no version is given.
 
@@ -109,9 +116,12 @@ class ModelTable:
         identity = f"model '{name}'" + (f" version {status.version}" if status.version else "")
         if status.state is State.FAILED:
             raise LoadFailed(f"{identity} failed to load: {status.reason}")
-        if status.state is State.UNLOADED:
-            raise ModelNotReady(f"{identity} is not loaded; RepositoryModelLoad loads it")
-        raise ModelNotReady(f"{identity} is not ready, its state is {status.state}; retry later")
+        if status.state not in (State.DRAINING, State.UNLOADED):
+            raise ModelNotReady(f"{identity} is not ready, its state is {status.state}; retry later")
+        if ready := self.versions(name):
+            raise ModelNotReady(f"{identity} is out of service; version {', '.join(map(str, ready))} serves")
+        where = "in the repository but not loaded" if name in self._offered else "not loaded any more"
+        raise ModelNotReady(f"model '{name}' is {where}; load it with RepositoryModelLoad")
 
     def acquire(self, name: str, version: str = "") -> Servable:
         """The servable for a model with a handle taken, to be released; raises as :meth:`servable` does.
@@ -145,21 +155,29 @@ class ModelTable:
         serving = self._serving.get((name, version))
         if serving is not None:
             return serving.metrics.labels
-        model = self._models.get(name)
-        if model is None:
-            return "", ""
-        return name, version if version in map(str, model.versions) else ""
+        if name not in self._models:
+            return name if name in self._offered else "", ""
+        return name, version if version in map(str, self._models[name].versions) else ""
 
     def statuses(self) -> list[Status]:
-        """Every known model version, by name and version."""
-        return [status for _, model in sorted(self._models.items()) for status in model.statuses()]
+        """Every known model version, by name and version, and every model that waits to be loaded."""
+        return [status for name in self._names() for status in self._statuses(name)]
+
+    def _names(self) -> list[str]:
+        return sorted({*self._models, *self._offered})
+
+    def _statuses(self, name: str) -> list[Status]:
+        model = self._models.get(name)
+        told = list(model.statuses()) if model is not None else []
+        if not told and name in self._offered:
+            return [Status(name, None, State.UNLOADED, "not loaded")]
+        return told
 
     def _status(self, name: str, version: str) -> Status:
         """What there is to tell of a version that does not serve; of the highest when none is given."""
-        model = self._models.get(name)
-        own = {status.version: status for status in model.statuses()} if model else {}
+        own = {status.version: status for status in self._statuses(name)}
         if not own:
-            known = (f"'{one}'" for one, model in sorted(self._models.items()) if any(model.statuses()))
+            known = (f"'{one}'" for one in self._names() if self._statuses(one))
             names = list(islice(known, MOST_NAMES + 1))
             names[MOST_NAMES:] = ["..."] * (len(names) > MOST_NAMES)
             raise ModelNotFound(

@@ -117,7 +117,7 @@ def test_a_version_comes_into_service_and_is_told_everywhere(managed: Managed) -
     assert managed.states() == {("plus", 1): State.UNLOADED}
     assert managed.told[-1] == ("plus", False)
     assert managed.gauge("foldserve_model_ready") == managed.gauge("foldserve_variant_info") == []
-    with pytest.raises(ModelNotReady, match="is not loaded"):
+    with pytest.raises(ModelNotReady, match="is not loaded any more; load it"):
         managed.manager.servable("plus")
 
 
@@ -147,6 +147,8 @@ def test_the_old_version_answers_until_the_new_one_is_ready(
         loading.result()
     assert managed.manager.servable("plus").version == 2
     assert managed.manager.versions("plus") == [2]
+    with pytest.raises(ModelNotReady, match="'plus' version 1 is out of service; version 2 serves"):
+        managed.manager.servable("plus", "1")
     assert managed.told.count(("plus", False)) == 1  # before the first one was ready
 
 
@@ -228,7 +230,7 @@ def test_a_version_drains_while_a_request_holds_it(managed: Managed) -> None:
     held = managed.manager.acquire("plus")
     managed.manager.unload("plus")
     assert managed.states() == {("plus", 1): State.DRAINING}
-    with pytest.raises(ModelNotReady, match="its state is DRAINING"):
+    with pytest.raises(ModelNotReady, match="is not loaded any more"):
         managed.manager.acquire("plus")
     managed.update()  # meanwhile it may come back
     assert managed.states() == {("plus", 1): State.READY}
