@@ -103,6 +103,46 @@ def test_requests_share_no_run_where_callers_see_other_rows_than_the_model(tmp_p
         np.testing.assert_array_equal(answer, np.arange(1, 7).reshape(3, 2))
 
 
+def _positive_rows() -> ir.Model:
+    """y = the rows of x, float32 [rows, 2], whose sum is above -100: all of them, on any probe."""
+    x = ir.val("x", ir.DataType.FLOAT, ["rows", 2])
+    axis, least = (
+        ir.val(name, const_value=ir.tensor(array, name=name))
+        for name, array in (("axis", np.array([1])), ("least", np.float32(-100)))
+    )
+    total = ir.node("ReduceSum", [x, axis], {"keepdims": 0})
+    kept = ir.node("Greater", [total.outputs[0], least])
+    rows = ir.node("Compress", [x, kept.outputs[0]], {"axis": 0})
+    (y,) = rows.outputs
+    y.name, y.dtype, y.shape = "y", ir.DataType.FLOAT, ir.Shape([None, 2])
+    nodes = [total, kept, rows]
+    graph = ir.Graph([x], [y], nodes=nodes, initializers=[axis, least], opset_imports={"": 18}, name="rows")
+    return ir.Model(graph, ir_version=9)
+
+
+def test_a_model_that_was_found_out_not_to_batch_tells_so(tmp_path: Path) -> None:
+    """A request of more rows than a run may have is cut, and so is its answer, if it has as many rows."""
+    add_model(tmp_path, "filter", _positive_rows())
+    (tmp_path / "filter" / "foldserve.yaml").write_text("max_batch_size: 8")
+    with (
+        serving(tmp_path) as server,
+        Client(f"127.0.0.1:{server.grpc_port}") as client,
+        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+    ):
+        stub = GRPCInferenceServiceStub(channel)
+
+        def told() -> tuple[str, int, bool, list[int]]:
+            config = stub.ModelConfig(pb.ModelConfigRequest(name="filter")).config
+            batches = client.model_metadata("filter").properties["foldserve.batches"]
+            dynamic = config.HasField("dynamic_batching")
+            return batches, config.max_batch_size, dynamic, list(config.input[0].dims)
+
+        assert told() == ("True", 8, True, [2])
+        assert client.infer("filter", np.full((20, 2), -1000, np.float32)).output.shape == (0, 2)
+        assert told() == ("False", 0, False, [-1, 2])
+        assert client.model_metadata("filter").properties["foldserve.rows_of_a_run"] == "1"
+
+
 def test_a_size_that_the_model_does_not_take_is_the_callers_mistake(tmp_path: Path) -> None:
     add_model(tmp_path, "spatial", chain(["batch", 3, "height", "width"], convolution(5), batch_norm()))
     with serving(tmp_path) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:

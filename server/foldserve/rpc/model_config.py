@@ -27,14 +27,15 @@ TIMEOUT_ACTION = {
 def model_config(servable: Servable) -> pb.ModelConfig:
     """What a servable runs with; where requests are batched, the dims leave the batch axis out."""
     settings, layout = servable.provenance.settings, servable.provenance.tuning.layout
+    batches = servable.rows_of_a_run is not None
     config = pb.ModelConfig(
         name=servable.name,
         platform=PLATFORM,
         backend=BACKEND,
         version_policy=_version_policy(settings),
-        max_batch_size=servable.most_rows or 0,
+        max_batch_size=settings.max_batch_size if batches else 0,
         default_model_filename=settings.file or "model.onnx",
-        dynamic_batching=_dynamic_batching(settings.batching) if servable.most_rows else None,
+        dynamic_batching=_dynamic_batching(settings.batching) if batches else None,
     )
     kind = pb.ModelInstanceGroup.KIND_GPU if servable.provider == "cuda" else pb.ModelInstanceGroup.KIND_CPU
     config.instance_group.add(name=f"{servable.name}_0", kind=kind, count=layout.instances)
@@ -43,17 +44,17 @@ def model_config(servable: Servable) -> pb.ModelConfig:
         config.input.add(
             name=spec.name,
             data_type=_data_type(spec),
-            dims=_dims(spec, servable),
-            reshape=_reshape(spec.name, settings.inputs, servable),
+            dims=_dims(spec, batches),
+            reshape=_reshape(spec.name, settings.inputs, batches),
         )
     for spec in servable.outputs:
         label_filename = settings.labels.get(spec.name)
         config.output.add(
             name=spec.name,
             data_type=_data_type(spec),
-            dims=_dims(spec, servable),
+            dims=_dims(spec, batches),
             label_filename=label_filename,
-            reshape=_reshape(spec.name, settings.outputs, servable),
+            reshape=_reshape(spec.name, settings.outputs, batches),
         )
     return config
 
@@ -91,18 +92,16 @@ def _queue_policy(policy: QueuePolicy) -> pb.ModelQueuePolicy:
     )
 
 
-def _dims(spec: TensorSpec, servable: Servable) -> list[int]:
+def _dims(spec: TensorSpec, batches: bool) -> list[int]:
     shape = codec.wire_shape(spec)
-    return shape[1:] if servable.most_rows else shape
+    return shape[1:] if batches else shape
 
 
-def _reshape(
-    name: str, declared: Iterable[DeclaredTensor], servable: Servable
-) -> pb.ModelTensorReshape | None:
+def _reshape(name: str, declared: Iterable[DeclaredTensor], batches: bool) -> pb.ModelTensorReshape | None:
     """The sizes in the model itself, where the configuration offers callers others."""
     for tensor in declared:
         if tensor.name == name and tensor.reshape is not None:
-            return pb.ModelTensorReshape(shape=tensor.reshape[1:] if servable.most_rows else tensor.reshape)
+            return pb.ModelTensorReshape(shape=tensor.reshape[1:] if batches else tensor.reshape)
     return None
 
 

@@ -100,6 +100,14 @@ class Servable:
         self._lock = threading.Lock()
         self._drained = threading.Event()
 
+    @property
+    def rows_of_a_run(self) -> int | None:
+        """Rows that one run gets at most; None where requests never share a run, or do so no more.
+
+        ``most_rows`` stays what it was at load: a caller's answer must not depend on what others sent.
+        """
+        return self._batcher.most_rows
+
     def acquire(self) -> None:
         """Take a handle, which keeps the servable loaded; raises :class:`ModelNotReady` once it drains."""
         with self._lock:
