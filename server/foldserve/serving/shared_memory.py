@@ -105,11 +105,7 @@ class SharedMemory:
         Raises :class:`InvalidRequest`, :class:`AlreadyRegistered`, :class:`LimitReached`, and
         :class:`NotSupported` where the setting is off.
         """
-        if not self.enabled:
-            raise NotSupported(
-                "system shared memory is switched off on this server; start it with --shared-memory "
-                "if you trust every caller that can reach it"
-            )
+        self._require_enabled()
         if not 0 < len(name) <= LONGEST_NAME:
             raise InvalidRequest(f"a shared memory region needs a name of 1 to {LONGEST_NAME} characters")
         with self._lock:
@@ -142,7 +138,12 @@ class SharedMemory:
             return [self._regions[name]]
 
     def slot(self, name: str, offset: int, byte_size: int) -> Slot:
-        """A tensor's place; raises :class:`RegionNotFound` and, beyond the end, :class:`InvalidRequest`."""
+        """A tensor's place.
+
+        Raises :class:`RegionNotFound`, :class:`InvalidRequest` beyond its end, :class:`NotSupported` where
+        the setting is off.
+        """
+        self._require_enabled()
         if not name:
             raise InvalidRequest("shared_memory_region needs the name of a registered region")
         (region,) = self.regions(name)
@@ -152,6 +153,13 @@ class SharedMemory:
                 f"{byte_size} from {offset} on are not inside"
             )
         return Slot(region, offset, byte_size)
+
+    def _require_enabled(self) -> None:
+        if not self.enabled:
+            raise NotSupported(
+                "system shared memory is switched off on this server; start it with --shared-memory "
+                "if you trust every caller that can reach it"
+            )
 
     def check_inputs(self, slots: Iterable[Slot]) -> None:
         """Raise :class:`InvalidRequest` where the inputs of a request would take too much memory here."""

@@ -11,7 +11,7 @@ from foldserve.serving.shared_memory import SharedMemory
 from foldserve.serving.validation import Array
 from foldserve_proto import grpc_service_pb2 as pb
 
-NO_REGIONS = SharedMemory(enabled=False)
+NO_REGIONS = SharedMemory(enabled=True)
 VALUES = {
     "BOOL": [True, False, True, True],
     "BYTES": [b"", b"a", b"\x00\xff", b"longer than four"],
