@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from foldserve.errors import ConfigurationError, UnsupportedModel
 from foldserve.observability.logging import get_logger
+from foldserve.runtime.cpus import available_cpus
 from foldserve.serving.repository import MODEL_FILES, OWN_CONFIG, TRITON_CONFIG, ModelFolder
 from foldserve.serving.triton_config import NAMES, parse_json, parse_text, values_of
 from foldserve.serving.triton_fields import check_fields
@@ -77,6 +78,7 @@ def read_configuration(
     origins = {name: layer.where for layer in layers for name in layer.values}
     _check_names(settings, origins)
     _warn_of_what_is_passed_over(folder, settings)
+    _warn_of_too_many_threads(folder.name, settings.intra_op_threads)
     return Configuration(settings, origins)
 
 
@@ -150,3 +152,15 @@ def _warn_of_what_is_passed_over(folder: ModelFolder, settings: ModelSettings) -
             passed_over[f"{version}/{second}"] = f"{first} is taken; choose with 'file'"
     for name, reason in sorted(passed_over.items()):
         log.warning("passed over", model=folder.name, file=str(folder.folder / name), reason=reason)
+
+
+def _warn_of_too_many_threads(model: str, threads: int | None) -> None:
+    """Log threads that would only wait for each other."""
+    cpus = available_cpus()
+    if threads is not None and threads > cpus:
+        log.warning(
+            "more threads than processors: runs take longer, not shorter",
+            model=model,
+            intra_op_threads=threads,
+            processors=cpus,
+        )

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from foldserve.errors import ConfigurationError, FoldserveError, InvalidRequest, UnsupportedModel
 from foldserve.observability.logging import configure_logging
+from foldserve.runtime.cpus import available_cpus
 from foldserve.serving.model_configuration import read_configuration
 from foldserve.serving.repository import look_at
 from foldserve.settings import LatestVersions, LogFormat, LogLevel, ModelSettings, ServerSettings
@@ -44,6 +45,18 @@ def test_a_requests_configuration_stands_in_for_config_pbtxt_and_wins(model: Pat
     settings = _read(model, '{"max_batch_size": 2}')
     assert (settings.max_batch_size, settings.max_queue_size) == (2, 3)
     assert settings.versions == LatestVersions()
+
+
+def test_more_threads_than_processors_are_logged_with_both_numbers(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(LogFormat.JSON, LogLevel.INFO)
+    for threads in (available_cpus(), available_cpus() + 1):
+        (model / "foldserve.yaml").write_text(f"intra_op_threads: {threads}")
+        _read(model)
+    (line,) = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert (line["level"], line["model"]) == ("warning", "digits")
+    assert (line["intra_op_threads"], line["processors"]) == (available_cpus() + 1, available_cpus())
 
 
 def test_fields_without_effect_are_logged_once_each(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
