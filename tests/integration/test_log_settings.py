@@ -62,6 +62,21 @@ def test_levels_change_while_the_server_runs(
     assert _written(capsys) == []
 
 
+def test_a_caller_cannot_silence_the_log_unseen(
+    stub: GRPCInferenceServiceStub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    _set(stub)  # asks, and changes nothing
+    _set(stub, log_info=False, log_warning=False, log_error=False)
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (line["event"], line["level"], line["levels"]) == (
+        "a caller changes the log settings",
+        "warning",
+        [],
+    )
+    assert line["caller"].startswith(("ipv4:127.0.0.1", "ipv6:"))
+
+
 def test_the_format_changes_too(stub: GRPCInferenceServiceStub, capsys: pytest.CaptureFixture[str]) -> None:
     assert _set(stub, log_format="console")["log_format"] == "console"
     capsys.readouterr()

@@ -5,7 +5,7 @@ from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 
 from foldserve.errors import InvalidRequest, NotSupported
-from foldserve.observability.logging import LogSettings, apply_log_settings, log_settings
+from foldserve.observability.logging import LogSettings, apply_log_settings, get_logger, log_settings
 from foldserve.settings import LogFormat, LogLevel
 
 BOOLEANS = {"log_info": LogLevel.INFO, "log_warning": LogLevel.WARNING, "log_error": LogLevel.ERROR}
@@ -19,6 +19,8 @@ KINDS = {
 }
 """All log settings, and the kind of value that each takes."""
 
+log = get_logger()
+
 
 class LogMethods(service.GRPCInferenceServiceServicer):
     """The method around logging, which is the process's."""
@@ -28,7 +30,15 @@ class LogMethods(service.GRPCInferenceServiceServicer):
     ) -> pb.LogSettingsResponse:
         """Change what is given, all of it or nothing, and tell what holds now."""
         if request.settings:
-            apply_log_settings(_changed(log_settings(), request))
+            changed = _changed(log_settings(), request)
+            # Before it holds: who silences a level cannot silence this.
+            log.warning(
+                "a caller changes the log settings",
+                caller=context.peer(),
+                levels=[level for level in LogLevel if level in changed.levels],
+                format=changed.format,
+            )
+            apply_log_settings(changed)
         return _told(log_settings())
 
 
