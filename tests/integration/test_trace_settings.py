@@ -80,8 +80,10 @@ def test_a_trace_has_the_stages_in_order(traced: tuple[Server, Path], stub: GRPC
         "REQUEST_START",
         "QUEUE_START",
         "COMPUTE_START",
+        "COMPUTE_INPUT_END",
         "COMPUTE_OUTPUT_START",
         "COMPUTE_END",
+        "REQUEST_END",
     ]
     times = [stage["ns"] for stage in trace["timestamps"]]
     assert times == sorted(times)

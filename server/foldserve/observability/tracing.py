@@ -6,9 +6,9 @@ of a clock that only goes forward: good for differences.
 
 import json
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 
 from foldserve.errors import ConfigurationError
@@ -132,10 +132,20 @@ class Tracer:
 
 
 def _timestamps(arrived: float, stages: StageSeconds) -> list[dict[str, str | int]]:
-    """The stages follow one another: decoding, waiting, the run, encoding."""
-    spent = (stages.compute_input, stages.queue, stages.compute_infer, stages.compute_output)
-    names = ("REQUEST_START", "QUEUE_START", "COMPUTE_START", "COMPUTE_OUTPUT_START", "COMPUTE_END")
-    return [
-        {"name": name, "ns": int(seconds * 1e9)}
-        for name, seconds in zip(names, accumulate(spent, initial=arrived), strict=True)
-    ]
+    """Triton's moments: decoding, waiting, the run and encoding follow one another.
+
+    Inputs are decoded before the wait, so COMPUTE_INPUT_END is where COMPUTE_START is.
+    """
+    queued = arrived + stages.compute_input
+    started = queued + stages.queue
+    ran = started + stages.compute_infer
+    moments = {
+        "REQUEST_START": arrived,
+        "QUEUE_START": queued,
+        "COMPUTE_START": started,
+        "COMPUTE_INPUT_END": started,
+        "COMPUTE_OUTPUT_START": ran,
+        "COMPUTE_END": ran + stages.compute_output,
+        "REQUEST_END": time.perf_counter(),
+    }
+    return [{"name": name, "ns": int(seconds * 1e9)} for name, seconds in moments.items()]
