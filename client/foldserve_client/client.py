@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 from foldserve_proto.fold_service_pb2 import GetFoldReportResponse, GetParityResponse
 from foldserve_proto.fold_service_pb2_grpc import FoldServiceStub
-from foldserve_proto.grpc_service_pb2 import ModelMetadataResponse, ServerMetadataResponse
+from foldserve_proto.grpc_service_pb2 import (
+    ModelMetadataResponse,
+    ModelStatisticsResponse,
+    RepositoryIndexResponse,
+    ServerMetadataResponse,
+)
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from foldserve_proto.model_config_pb2 import ModelConfig
 
 from foldserve_client.errors import from_status
 from foldserve_client.exchanges import Exchange, Exchanges, Stubs
@@ -77,6 +83,42 @@ class Client:
     ) -> ModelMetadataResponse:
         """A model's versions, inputs, outputs and properties."""
         return self._run(self._exchanges.model_metadata(model, version), timeout)
+
+    def model_config(self, model: str, *, version: str = "", timeout: float | None = None) -> ModelConfig:
+        """What a model runs with, as Triton's ModelConfig."""
+        return self._run(self._exchanges.model_config(model, version), timeout)
+
+    def statistics(
+        self, model: str | None = None, *, version: str = "", timeout: float | None = None
+    ) -> ModelStatisticsResponse:
+        """Counts and durations of a model's requests, or of all models'."""
+        return self._run(self._exchanges.statistics(model, version), timeout)
+
+    def repository_index(
+        self, repository: str = "", *, timeout: float | None = None
+    ) -> RepositoryIndexResponse:
+        """Every model version that the server knows, its state and why it is not ready."""
+        return self._run(self._exchanges.repository_index(repository), timeout)
+
+    def load_model(
+        self,
+        model: str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Load a model, or load it again, and return when it serves; that may take minutes.
+
+        ``config`` (ModelConfig, as JSON has it) stands in for the model's ``config.pbtxt``, and ``files``, by
+        their paths in the model's folder (``1/model.onnx``), for the whole folder. Raises FailedPrecondition
+        where the model does not load, or the server is not in model control mode ``explicit``.
+        """
+        self._run(self._exchanges.load_model(model, config, files or {}), timeout)
+
+    def unload_model(self, model: str, *, timeout: float | None = None) -> None:
+        """Take a model out of service, without waiting for its requests in flight, which finish."""
+        self._run(self._exchanges.unload_model(model), timeout)
 
     def fold_report(
         self, model: str, *, version: str = "", timeout: float | None = None

@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import typer
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.markup import escape
 
+from foldserve_client import as_json as plain
 from foldserve_client import display
 from foldserve_client.client import Client
 from foldserve_client.errors import ClientError
 from foldserve_client.inference import InferResult, Inputs
-from foldserve_client.transport import DEFAULT_ADDRESS
+from foldserve_client.transport import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 
 app = typer.Typer(
     name="foldserve-client",
@@ -33,6 +33,9 @@ OptionalModel = Annotated[str | None, typer.Argument(help="Name of a model; none
 Version = Annotated[str, typer.Option(help="Version of the model; none for the server's choice.")]
 Address = Annotated[str, typer.Option(help="host:port of the server.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+BEGINNINGS = (b"\x93NUMPY", b"PK")
+"""How .npy and .npz files begin."""
 
 
 @app.command()
@@ -49,6 +52,9 @@ def infer(
     ],
     *,
     output: Annotated[list[str] | None, typer.Option(help="An output to return; repeat it for more.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the outputs to this .npz file instead.", dir_okay=False)
+    ] = None,
     version: Version = "",
     address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
@@ -57,8 +63,10 @@ def infer(
     inputs = _read_arrays(file)
     with _client(address) as client:
         result = client.infer(model, inputs, version=version, outputs=output or ())
-    if as_json:
-        _print_json(_result_as_json(result))
+    if save is not None:
+        _write_arrays(save, result)
+    elif as_json:
+        _print_json(plain.infer_result(result))
     else:
         Console().print(display.infer_result(result))
 
@@ -106,16 +114,52 @@ def report(
         fold = client.fold_report(model, version=version)
         parity = client.parity(model, version=version)
     if as_json:
-        _print_json({"fold": _as_json(fold), "parity": _as_json(parity)})
+        _print_json({"fold": plain.message(fold), "parity": plain.message(parity)})
     else:
         Console().print(display.fold_report(fold), display.parity(parity))
 
 
+@app.command()
+def models(*, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the models, their states, and why one is not ready."""
+    with _client(address) as client:
+        _show(client.repository_index(), display.repository_index, as_json)
+
+
+@app.command()
+def load(model: Model, *, address: Address = DEFAULT_ADDRESS) -> None:
+    """Load a model, or load it again, where the server is in model control mode explicit."""
+    with _client(address, timeout=None) as client:
+        client.load_model(model)
+    print(f"loaded {model}")
+
+
+@app.command()
+def unload(model: Model, *, address: Address = DEFAULT_ADDRESS) -> None:
+    """Take a model out of service, where the server is in model control mode explicit."""
+    with _client(address) as client:
+        client.unload_model(model)
+    print(f"unloaded {model}")
+
+
+@app.command()
+def stats(
+    model: Annotated[str | None, typer.Argument(help="Name of a model; none for all.")] = None,
+    *,
+    version: Annotated[str, typer.Option(help="Version of the model; none for all.")] = "",
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Show how many requests each model answered, and what the stages took."""
+    with _client(address) as client:
+        _show(client.statistics(model, version=version), display.statistics, as_json)
+
+
 @contextmanager
-def _client(address: str) -> Iterator[Client]:
+def _client(address: str, timeout: float | None = DEFAULT_TIMEOUT_S) -> Iterator[Client]:
     """A client for one command; its errors end the command with 1."""
     try:
-        with Client(address) as client:
+        with Client(address, timeout=timeout) as client:
             yield client
     except ClientError as error:
         Console(stderr=True).print(f"[red]{error.code.name}[/red]", escape(error.details), soft_wrap=True)
@@ -123,34 +167,40 @@ def _client(address: str) -> Iterator[Client]:
 
 
 def _read_arrays(file: Path) -> Inputs:
-    try:
-        with file.open("rb") as stream:
+    with file.open("rb") as stream:
+        beginning = stream.read(max(map(len, BEGINNINGS)))
+        if not beginning.startswith(BEGINNINGS):
+            raise typer.BadParameter(
+                f"{file} is neither .npy nor .npz, whatever its name; write it with numpy.save or numpy.savez"
+            )
+        stream.seek(0)
+        try:
             loaded = np.load(stream, allow_pickle=False)
             return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, EOFError, BadZipFile) as error:
-        raise typer.BadParameter(f"{file} is neither .npy nor .npz: {error}") from None
+        except (ValueError, EOFError, BadZipFile) as error:
+            raise typer.BadParameter(f"{file} cannot be read: {error}") from None
+
+
+def _write_arrays(file: Path, result: InferResult) -> None:
+    if file.suffix != ".npz":
+        raise typer.BadParameter(f"--save {file}: end its name in .npz")
+    for name, array in result.items():
+        if array.dtype.kind in "OV":
+            raise typer.BadParameter(
+                f"output '{name}' has elements that .npz has no type for ({array.dtype.name}); use --json"
+            )
+    with ZipFile(file, "w") as archive:  # numpy.savez takes no array named "file"
+        for name, array in result.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
+    print(f"wrote {', '.join(result)} to {file}")
 
 
 def _show(message: Message, render: Callable[[Any], Any], as_json: bool) -> None:
     if as_json:
-        _print_json(_as_json(message))
+        _print_json(plain.message(message))
     else:
         Console().print(render(message))
-
-
-def _result_as_json(result: InferResult) -> dict[str, Any]:
-    return {
-        "model_name": result.model_name,
-        "model_version": result.model_version,
-        "outputs": {
-            name: {"dtype": array.dtype.name, "shape": array.shape, "data": array.tolist()}
-            for name, array in result.items()
-        },
-    }
-
-
-def _as_json(message: Message) -> dict[str, Any]:
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def _print_json(value: object) -> None:

@@ -1,7 +1,7 @@
 """Answers of the server as rich renderables, for people."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from foldserve_proto import fold_service_pb2 as fold_pb
@@ -15,6 +15,7 @@ from rich.text import Text
 from foldserve_client.inference import InferResult
 
 BATCH_NORMALIZATION = "BatchNormalization"
+UNFOLDED = "unfolded"
 
 
 def server_metadata(server: pb.ServerMetadataResponse) -> RenderableType:
@@ -31,6 +32,33 @@ def model_metadata(model: pb.ModelMetadataResponse) -> RenderableType:
         tensors.add_row(kind, escape(tensor.name), tensor.datatype, _shape(tensor.shape))
     facts = {"model": model.name, "versions": ", ".join(model.versions), "platform": model.platform}
     return Group(_facts(facts | dict(sorted(model.properties.items()))), tensors)
+
+
+def repository_index(index: pb.RepositoryIndexResponse) -> RenderableType:
+    """A row for each model version."""
+    rows = _table("model", "version", "state", "reason")
+    for model in index.models:
+        rows.add_row(escape(model.name), model.version, model.state, escape(model.reason))
+    return rows
+
+
+def statistics(answer: pb.ModelStatisticsResponse) -> RenderableType:
+    """A row for each model version: what it answered, and what the stages took on average."""
+    stages = ("queue", "compute_input", "compute_infer", "compute_output")
+    means = [f"{stage.removeprefix('compute_')} ms" for stage in stages]
+    rows = _table("model", "version", "answered", "failed", "rows", "runs", *means)
+    for model in answer.model_stats:
+        requests = model.inference_stats
+        rows.add_row(
+            escape(model.name),
+            model.version,
+            str(requests.success.count),
+            str(requests.fail.count),
+            str(model.inference_count),
+            str(model.execution_count),
+            *(_mean_ms(getattr(requests, stage)) for stage in stages),
+        )
+    return rows
 
 
 def infer_result(result: InferResult) -> RenderableType:
@@ -56,14 +84,20 @@ def fold_report(response: fold_pb.GetFoldReportResponse) -> RenderableType:
     biases = _table("stripped bias of", "parameters", "bytes", "fate")
     for bias in report.stripped_biases:
         biases.add_row(escape(bias.node), str(bias.parameters), str(bias.bytes), bias.fate)
+    rejected, norms = response.variant == UNFOLDED, _batch_norms(report.sites)
     facts = {
-        "model": f"{response.model_name} version {response.model_version}, served {response.variant}",
+        "model": f"{response.model_name} version {response.model_version}, {_served(response)}",
         "provider": f"{response.provider} (asked for {response.requested_provider})",
-        "BatchNorms folded": _share_folded(report.sites),
+        "BatchNorms that would fold" if rejected else "BatchNorms folded": _share_folded(norms),
         "operators": _changes(report),
         "initializers": f"{report.initializer_bytes_before} → {report.initializer_bytes_after} bytes",
     }
-    return Group(_facts(facts), sites, *([biases] if report.stripped_biases else []))
+    if not norms:
+        facts["hint"] = (
+            "the model has no BatchNorm: most exporters fold it silently; torch.export.save keeps it"
+        )
+    tables = [*([sites] if report.sites else []), *([biases] if report.stripped_biases else [])]
+    return Group(_facts(facts), *tables)
 
 
 def parity(response: fold_pb.GetParityResponse) -> RenderableType:
@@ -97,6 +131,10 @@ def parity(response: fold_pb.GetParityResponse) -> RenderableType:
     return Group(_facts(facts), outputs)
 
 
+def _mean_ms(duration: pb.StatisticDuration) -> str:
+    return f"{duration.ns / duration.count / 1e6:.3f}" if duration.count else ""
+
+
 def _affine_name(site: fold_pb.FoldSite) -> str:
     """The site's name, with its operator where it is a BatchNorm in disguise."""
     return site.name if site.operator == BATCH_NORMALIZATION else f"{site.name} ({site.operator})"
@@ -108,8 +146,21 @@ def _outcome(site: fold_pb.FoldSite) -> str:
     return f"{site.outcome} ({site.reason}): {site.detail}"
 
 
-def _share_folded(sites: Iterable[fold_pb.FoldSite]) -> str:
-    norms = [site for site in sites if site.operator == BATCH_NORMALIZATION]
+def _served(response: fold_pb.GetFoldReportResponse) -> str:
+    """What of the fold serves: with nothing folded, its result is the original."""
+    report = response.report
+    if response.variant == UNFOLDED:
+        return "served unfolded: the fold below did not keep parity"
+    if report.stripped_biases or any(site.outcome == "folded" for site in report.sites):
+        return f"served {response.variant}"
+    return "served as it is: nothing was folded" if report.sites else "served as it is: nothing to fold"
+
+
+def _batch_norms(sites: Iterable[fold_pb.FoldSite]) -> list[fold_pb.FoldSite]:
+    return [site for site in sites if site.operator == BATCH_NORMALIZATION]
+
+
+def _share_folded(norms: Sequence[fold_pb.FoldSite]) -> str:
     return f"{sum(site.outcome == 'folded' for site in norms)} of {len(norms)}"
 
 

@@ -4,6 +4,7 @@ Each exchange is a generator: it yields the calls to make, is sent their respons
 returns the result. The sync and the asyncio client differ only in how they drive it.
 """
 
+import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -12,6 +13,7 @@ from foldserve_proto import fold_service_pb2 as fold_pb
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.fold_service_pb2_grpc import FoldServiceStub
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from foldserve_proto.model_config_pb2 import ModelConfig
 
 from foldserve_client.errors import InvalidArgument, NotFound
 from foldserve_client.inference import InferResult, Inputs, Parameter, infer_request
@@ -77,6 +79,38 @@ class Exchanges:
         metadata = yield from Call(lambda stubs: stubs.inference.ModelMetadata, request)
         self._known[model, version] = metadata
         return metadata
+
+    def model_config(self, model: str, version: str) -> Exchange[ModelConfig]:
+        """What a model runs with, in Triton's form."""
+        request = pb.ModelConfigRequest(name=model, version=version)
+        response = yield from Call(lambda stubs: stubs.inference.ModelConfig, request)
+        return response.config
+
+    def statistics(self, model: str | None, version: str) -> Exchange[pb.ModelStatisticsResponse]:
+        """Counts and durations of a model, or of all models if None."""
+        request = pb.ModelStatisticsRequest(name=model or "", version=version)
+        return (yield from Call(lambda stubs: stubs.inference.ModelStatistics, request))
+
+    def repository_index(self, repository: str) -> Exchange[pb.RepositoryIndexResponse]:
+        """Every model version that the server knows, its state and why it is not ready."""
+        request = pb.RepositoryIndexRequest(repository_name=repository)
+        return (yield from Call(lambda stubs: stubs.inference.RepositoryIndex, request))
+
+    def load_model(
+        self, model: str, config: Mapping[str, Any] | None, files: Mapping[str, bytes]
+    ) -> Exchange[None]:
+        """Load a model, or load it again."""
+        request = pb.RepositoryModelLoadRequest(model_name=model)
+        for path, content in files.items():
+            request.parameters[f"file:{path}"].bytes_param = content
+        if config is not None or files:  # the protocol wants a configuration with files, if an empty one
+            request.parameters["config"].string_param = json.dumps(config or {})
+        yield from Call(lambda stubs: stubs.inference.RepositoryModelLoad, request)
+
+    def unload_model(self, model: str) -> Exchange[None]:
+        """Take a model out of service."""
+        request = pb.RepositoryModelUnloadRequest(model_name=model)
+        yield from Call(lambda stubs: stubs.inference.RepositoryModelUnload, request)
 
     def fold_report(self, model: str, version: str) -> Exchange[fold_pb.GetFoldReportResponse]:
         """What folding did to a model."""

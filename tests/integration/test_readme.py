@@ -19,7 +19,12 @@ SHELL_LINES = [
     line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
 ]
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-ON_A_RUNNING_SERVER = [line for line in SHELL_LINES if "foldserve-client" in line or line.startswith("curl")]
+CONTROL = [line for line in SHELL_LINES if re.search(r"foldserve-client (load|models|stats|unload)", line)]
+ON_A_RUNNING_SERVER = [
+    line
+    for line in SHELL_LINES
+    if ("foldserve-client" in line and line not in CONTROL) or line.startswith("curl")
+]
 MAKE = [line for line in SHELL_LINES if line.startswith("make ")]
 WITHOUT_A_SERVER = [
     line
@@ -44,7 +49,7 @@ def _run(command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_shell_command_is_covered_here() -> None:
-    assert set(SHELL_LINES) == {*ON_A_RUNNING_SERVER, *WITHOUT_A_SERVER, *MAKE, *SERVE}
+    assert set(SHELL_LINES) == {*ON_A_RUNNING_SERVER, *CONTROL, *WITHOUT_A_SERVER, *MAKE, *SERVE}
     assert len(PYTHON_BLOCKS) == 2
 
 
@@ -75,8 +80,12 @@ def test_python_from_a_client(
     assert "within_budget" in capsys.readouterr().out
 
 
-def test_python_that_loads_and_unloads(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_and_python_that_load_and_unload(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(EXAMPLE_MODELS, model_control="explicit") as server:
+        for command in CONTROL:
+            ran = _run(f"{command} --address localhost:{server.grpc_port}")
+            assert ran.returncode == 0, ran.stderr
+            assert "digits" in ran.stdout
         exec(PYTHON_BLOCKS[1].replace("localhost:8001", f"localhost:{server.grpc_port}"), {})
         with Client(f"localhost:{server.grpc_port}") as client:
             assert not client.ready("digits")

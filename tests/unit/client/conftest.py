@@ -24,10 +24,15 @@ def echo() -> EchoServicer:
 
 
 @pytest.fixture
-def address(echo: EchoServicer) -> Iterator[str]:
+def reports() -> ReportServicer:
+    return ReportServicer()
+
+
+@pytest.fixture
+def address(echo: EchoServicer, reports: ReportServicer) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(max_workers=4), options=UNLIMITED)
     add_GRPCInferenceServiceServicer_to_server(echo, server)
-    add_FoldServiceServicer_to_server(ReportServicer(), server)
+    add_FoldServiceServicer_to_server(reports, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"

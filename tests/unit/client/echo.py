@@ -8,6 +8,7 @@ from foldserve_proto import fold_service_pb2 as fold_pb
 from foldserve_proto import fold_service_pb2_grpc as fold_service
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as inference_service
+from foldserve_proto.model_config_pb2 import ModelConfig
 
 Tensor = tuple[str, str, list[int]]
 
@@ -20,6 +21,8 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self.requests: list[pb.ModelInferRequest] = []
         self.metadata_requests: list[pb.ModelMetadataRequest] = []
         self.failures: dict[str, tuple[grpc.StatusCode, str]] = {}
+        self.loads: list[pb.RepositoryModelLoadRequest] = []
+        self.unloaded: set[str] = set()
         self.stuck = threading.Event()
         self.is_ready = True
 
@@ -58,6 +61,49 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self.metadata_requests.append(request)
         return self._model(request.name, context)
 
+    def ModelConfig(
+        self, request: pb.ModelConfigRequest, context: grpc.ServicerContext
+    ) -> pb.ModelConfigResponse:
+        name = self._model(request.name, context).name
+        return pb.ModelConfigResponse(config=ModelConfig(name=name, max_batch_size=8))
+
+    def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        response = pb.ModelStatisticsResponse()
+        for name in [self._model(request.name, context).name] if request.name else self.models:
+            statistics = response.model_stats.add(
+                name=name, version=request.version or "1", inference_count=48, execution_count=3
+            )
+            statistics.inference_stats.success.count = 2
+            statistics.inference_stats.compute_infer.count = 2
+            statistics.inference_stats.compute_infer.ns = 2_500_000
+        return response
+
+    def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        response = pb.RepositoryIndexResponse()
+        for name in self.models if request.repository_name in {"", "here"} else ():
+            if name in self.unloaded:
+                response.models.add(name=name, version="1", state="UNAVAILABLE", reason="unloaded")
+            else:
+                response.models.add(name=name, version="1", state="READY")
+        return response
+
+    def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryModelLoadResponse:
+        self.loads.append(request)
+        self.unloaded.discard(self._model(request.model_name, context).name)
+        return pb.RepositoryModelLoadResponse()
+
+    def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryModelUnloadResponse:
+        self.unloaded.add(self._model(request.model_name, context).name)
+        return pb.RepositoryModelUnloadResponse()
+
     def ModelInfer(
         self, request: pb.ModelInferRequest, context: grpc.ServicerContext
     ) -> pb.ModelInferResponse:
@@ -85,42 +131,23 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
 
 
 class ReportServicer(fold_service.FoldServiceServicer):
-    """Fixed reports for any model."""
+    """The same reports for any model; tests change them."""
+
+    def __init__(self) -> None:
+        self.variant = "folded"
+        self.fold = _fold_report()
 
     def GetFoldReport(
         self, request: fold_pb.GetFoldReportRequest, context: grpc.ServicerContext
     ) -> fold_pb.GetFoldReportResponse:
-        response = fold_pb.GetFoldReportResponse(
+        return fold_pb.GetFoldReportResponse(
             model_name=request.name,
             model_version=request.version or "1",
-            variant="folded",
+            variant=self.variant,
             requested_provider="auto",
             provider="CPUExecutionProvider",
+            report=self.fold,
         )
-        report = response.report
-        report.sites.add(
-            name="bn1",
-            operator="BatchNormalization",
-            outcome="folded",
-            tier=0,
-            direction="up",
-            absorbed_by=["conv1"],
-            scale_min=0.5,
-            scale_max=2.0,
-            warnings=["huge_scale"],
-        )
-        report.sites.add(
-            name="bn2",
-            operator="BatchNormalization",
-            outcome="stayed",
-            reason="padding",
-            detail="Conv 'conv2' pads with zeros [0]",
-        )
-        report.sites.add(name="shift", operator="Add", outcome="folded", tier=1, direction="down")
-        report.stripped_biases.add(node="conv1", parameters=8, bytes=32, fate="absorbed")
-        report.operators_before.update({"Conv": 2, "BatchNormalization": 2})
-        report.operators_after.update({"Conv": 2, "BatchNormalization": 1})
-        return response
 
     def GetParity(
         self, request: fold_pb.GetParityRequest, context: grpc.ServicerContext
@@ -134,3 +161,30 @@ class ReportServicer(fold_service.FoldServiceServicer):
         for value, distance in (("conv1", 1e-7), ("conv2", 2e-7)):
             report.sites.add(original_value=value, relative_l2=distance, within_budget=True)
         return response
+
+
+def _fold_report() -> fold_pb.FoldReport:
+    report = fold_pb.FoldReport()
+    report.sites.add(
+        name="bn1",
+        operator="BatchNormalization",
+        outcome="folded",
+        tier=0,
+        direction="up",
+        absorbed_by=["conv1"],
+        scale_min=0.5,
+        scale_max=2.0,
+        warnings=["huge_scale"],
+    )
+    report.sites.add(
+        name="bn2",
+        operator="BatchNormalization",
+        outcome="stayed",
+        reason="padding",
+        detail="Conv 'conv2' pads with zeros [0]",
+    )
+    report.sites.add(name="shift", operator="Add", outcome="folded", tier=1, direction="down")
+    report.stripped_biases.add(node="conv1", parameters=8, bytes=32, fate="absorbed")
+    report.operators_before.update({"Conv": 2, "BatchNormalization": 2})
+    report.operators_after.update({"Conv": 2, "BatchNormalization": 1})
+    return report

@@ -1,6 +1,7 @@
 """Both clients against a real server."""
 
 import asyncio
+import json
 
 import grpc
 import numpy as np
@@ -120,6 +121,38 @@ def test_the_timeout_covers_reading_the_metadata_too(client: AnyClient, echo: Ec
     with pytest.raises(DeadlineExceeded):
         client.infer("echo", IMAGES, timeout=0.0)
     assert echo.requests == []
+
+
+def test_models_are_listed_loaded_and_unloaded(client: AnyClient, echo: EchoServicer) -> None:
+    def listed(repository: str = "") -> dict[str, tuple[str, str]]:
+        return {one.name: (one.state, one.reason) for one in client.repository_index(repository).models}
+
+    client.unload_model("echo")
+    assert listed() == {"echo": ("UNAVAILABLE", "unloaded"), "pair": ("READY", "")}
+    client.load_model("echo")
+    assert listed("here") == {"echo": ("READY", ""), "pair": ("READY", "")}
+    assert listed("elsewhere") == {}
+    assert not echo.loads[0].parameters
+    with pytest.raises(NotFound, match="no model 'none'"):
+        client.load_model("none")
+
+
+def test_a_load_may_bring_configuration_and_files(client: AnyClient, echo: EchoServicer) -> None:
+    client.load_model("echo", config={"max_batch_size": 3})
+    client.load_model("echo", files={"1/model.onnx": b"\x00content"})
+    (with_config, with_files) = (load.parameters for load in echo.loads)
+    assert {name: json.loads(one.string_param) for name, one in with_config.items()} == {
+        "config": {"max_batch_size": 3}
+    }
+    assert with_files["file:1/model.onnx"].bytes_param == b"\x00content"
+    assert with_files["config"].string_param == "{}"
+
+
+def test_configuration_and_statistics(client: AnyClient) -> None:
+    assert client.model_config("echo").max_batch_size == 8
+    assert [one.name for one in client.statistics().model_stats] == ["echo", "pair"]
+    (statistics,) = client.statistics("pair", version="7").model_stats
+    assert (statistics.name, statistics.version, statistics.execution_count) == ("pair", "7", 3)
 
 
 def test_health(client: AnyClient, echo: EchoServicer) -> None:

@@ -10,7 +10,7 @@ import pytest
 from foldserve_client import cli
 from foldserve_client.commands import app
 from typer.testing import CliRunner, Result
-from unit.client.echo import EchoServicer
+from unit.client.echo import EchoServicer, ReportServicer
 
 IMAGES = np.arange(8, dtype=np.float32).reshape(2, 4)
 
@@ -69,11 +69,57 @@ def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
     assert run("infer").exit_code == 2
 
 
+def test_a_file_that_is_no_array_is_told_what_would_be(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_text("1 2 3")
+    told = " ".join(run("infer", "echo", tmp_path / "x.npy").stderr.replace("│", " ").split())
+    assert "is neither .npy nor .npz, whatever its name; write it with numpy.save" in told
+    assert "pickle" not in told
+
+
+def test_infer_writes_its_outputs_to_a_file(address: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", IMAGES)
+    written = tmp_path / "out.npz"
+    result = run("infer", "echo", tmp_path / "x.npy", "--save", written, "--address", address)
+    assert (result.exit_code, result.output) == (0, f"wrote y to {written}\n")
+    with np.load(written) as outputs:
+        np.testing.assert_array_equal(outputs["y"], IMAGES)
+    np.savez(tmp_path / "ab.npz", a=np.array([1]), b=np.array(["word"]))
+    result = run("infer", "pair", tmp_path / "ab.npz", "--save", written, "--address", address)
+    assert result.exit_code == 2
+    assert "--json" in result.stderr
+    result = run("infer", "echo", tmp_path / "x.npy", "--save", tmp_path / "out.txt", "--address", address)
+    assert result.exit_code == 2
+
+
+def test_models_are_listed_loaded_and_unloaded(address: str, echo: EchoServicer) -> None:
+    assert run("unload", "echo", "--address", address).output == "unloaded echo\n"
+    rows = [line.split() for line in run("models", "--address", address).output.splitlines()]
+    assert ["echo", "1", "UNAVAILABLE", "unloaded"] in rows
+    assert ["pair", "1", "READY"] in rows
+    assert run("load", "echo", "--address", address).output == "loaded echo\n"
+    listed = json.loads(run("models", "--address", address, "--json").output)["models"]
+    assert {model["name"]: model["state"] for model in listed} == {"echo": "READY", "pair": "READY"}
+    result = run("load", "none", "--address", address)
+    assert (result.exit_code, result.stderr) == (1, "NOT_FOUND no model 'none'\n")
+
+
+def test_statistics_are_shown_with_the_mean_of_each_stage(address: str) -> None:
+    (row,) = (
+        line.split()
+        for line in run("stats", "echo", "--address", address).output.splitlines()
+        if "echo" in line
+    )
+    assert row == ["echo", "1", "2", "0", "48", "3", "1.250"]
+    as_json = json.loads(run("stats", "--address", address, "--json").output)["model_stats"]
+    assert [one["name"] for one in as_json] == ["echo", "pair"]
+    assert as_json[0]["inference_stats"]["compute_infer"] == {"count": 2, "ns": 2_500_000}
+
+
 def test_metadata_of_server_and_model(address: str) -> None:
     assert "binary_tensor_data" in run("metadata", "--address", address).output
     assert "? × 4" in run("metadata", "echo", "--address", address).output
     described = json.loads(run("metadata", "echo", "--address", address, "--json").output)
-    assert described["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["-1", "4"]}]
+    assert described["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
 
 
 def test_ready_tells_by_exit_code(address: str) -> None:
@@ -112,6 +158,22 @@ def test_report_shows_folds_biases_and_parity(address: str) -> None:
     as_json = json.loads(run("report", "echo", "--address", address, "--json").output)
     assert as_json["fold"]["report"]["sites"][1]["reason"] == "padding"
     assert as_json["parity"]["report"]["verdict"] == "within_budget"
+
+
+def test_report_of_a_model_without_batch_norms_says_so(address: str, reports: ReportServicer) -> None:
+    reports.fold.Clear()
+    reports.fold.operators_before["Conv"] = reports.fold.operators_after["Conv"] = 1
+    shown = run("report", "echo", "--address", address).output
+    assert "served as it is: nothing to fold" in shown
+    assert "hint" in shown
+    assert "outcome" not in shown
+
+
+def test_report_of_a_fold_that_does_not_serve_says_so(address: str, reports: ReportServicer) -> None:
+    reports.variant = "unfolded"
+    shown = run("report", "echo", "--address", address).output
+    assert "served unfolded" in shown
+    assert "BatchNorms that would fold  1 of 2" in shown
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
