@@ -163,6 +163,14 @@ def test_a_model_that_failed_to_load_says_why_and_that_retrying_is_no_use(tmp_pa
         client.infer("broken", np.ones((1, 3, 8, 8), np.float32))
 
 
+def test_of_a_model_without_batch_norms_nobody_says_that_it_is_folded(tmp_path: Path) -> None:
+    add_model(tmp_path, "plain", chain(["batch", 3, 8, 8], convolution(3)))
+    add_model(tmp_path, "stays", chain(["batch", 4, 8, 8], batch_norm()))
+    with serving(tmp_path) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        assert client.model_metadata("plain").properties["foldserve.variant"] == "nothing to fold"
+        assert client.model_metadata("stays").properties["foldserve.variant"] == "nothing folded"
+
+
 def test_a_request_of_a_model_without_batches_counts_as_one_inference(tmp_path: Path) -> None:
     """Its first dimension means something else."""
     add_model(tmp_path, "fixed", chain([3, 4, 8, 8], convolution(3, channels=4), batch_norm()))

@@ -1,8 +1,9 @@
 """What is told about a servable: one set of facts for metadata, log lines and metrics."""
 
 from collections import Counter
+from datetime import UTC, datetime
 
-from foldserve.folding.report import BATCH_NORMALIZATION
+from foldserve.folding.report import BATCH_NORMALIZATION, Outcome
 from foldserve.observability.metrics import Metrics
 from foldserve.serving.servable import Servable, Variant
 
@@ -12,14 +13,14 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
     provenance = servable.provenance
     fold, parity = provenance.fold_report, provenance.parity_report
     facts: dict[str, str | int | float] = {
-        "variant": provenance.variant,
-        "runtime_optimisation": provenance.optimisation,
+        "variant": _served(servable),
+        "runtime_optimisation": (servable.fallback or provenance).optimisation,
         "provider_requested": provenance.requested_provider,
         "provider": servable.provider,
         "batches": servable.rows_of_a_run is not None,
         "batchnorms": fold.batch_norms,
-        "batchnorms_folded": fold.batch_norms_folded if provenance.variant is Variant.FOLDED else 0,
-        "biases_stripped": len(fold.stripped_biases) if provenance.variant is Variant.FOLDED else 0,
+        "batchnorms_folded": fold.batch_norms_folded if servable.variant is Variant.FOLDED else 0,
+        "biases_stripped": len(fold.stripped_biases) if servable.variant is Variant.FOLDED else 0,
         "parity_verdict": parity.verdict,
         "instances": provenance.tuning.layout.instances,
         "intra_op_threads": provenance.tuning.layout.threads,
@@ -29,9 +30,21 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
     }
     for provider, seconds in provenance.provider_seconds.items():
         facts[f"milliseconds_on_{provider}"] = round(seconds * 1e3, 3)
+    if servable.fallback is not None:
+        since = datetime.fromtimestamp(servable.fallback.since_s, UTC)
+        facts |= {"fallback": servable.fallback.reason, "fallback_since": since.isoformat(timespec="seconds")}
     if fold.hint:
         facts["hint"] = fold.hint
     return facts
+
+
+def _served(servable: Servable) -> str:
+    """The variant, for people: with nothing folded, the folded model is the original."""
+    fold = servable.provenance.fold_report
+    changed = fold.stripped_biases or any(site.outcome is Outcome.FOLDED for site in fold.sites)
+    if servable.variant is Variant.UNFOLDED or changed:
+        return servable.variant
+    return "nothing folded" if fold.sites else "nothing to fold"
 
 
 def publish(servable: Servable, metrics: Metrics) -> None:
@@ -41,7 +54,6 @@ def publish(servable: Servable, metrics: Metrics) -> None:
     provenance = servable.provenance
     fold = provenance.fold_report
     metrics.provider_info.labels(model, version, provenance.requested_provider, servable.provider).set(1)
-    metrics.variant_info.labels(model, version, provenance.variant).set(1)
     served = provenance.variant is Variant.FOLDED
     fates = Counter(
         (site.outcome, site.reason or "") if served else ("rejected", provenance.parity_report.verdict)
@@ -67,7 +79,6 @@ def withdraw(model: str, version: int, metrics: Metrics) -> None:
     """Take back the gauges of a model version that serves no longer."""
     for gauge in (
         metrics.provider_info,
-        metrics.variant_info,
         metrics.batchnorms,
         metrics.biases_stripped,
         metrics.load_duration,
@@ -83,3 +94,4 @@ def forget(model: str, version: int, metrics: Metrics) -> None:
     withdraw(model, version, metrics)
     metrics.ready.remove_by_labels({"model": model, "version": str(version)})
     metrics.requests.forget(model, str(version))
+    metrics.parity.forget(model, str(version))
