@@ -107,7 +107,7 @@ class ShadowSettings(_Settings):
     """Share of the requests that are run again on the unfolded model and compared."""
 
     reference: ReferenceMode = ReferenceMode.RESIDENT
-    """``resident`` keeps the unfolded model open, ``on_demand`` opens it for a check, ``off`` checks nothing."""
+    """``resident`` keeps the unfolded model open, ``on_demand`` opens it for checks, ``off`` never checks."""
 
     window: PositiveInt = 50
     """Number of the last checks that count for a fallback, and that gauges tell of."""

@@ -6,7 +6,6 @@ request, which a small model notices. So requests are counted here, and turned i
 
 import threading
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from foldserve.observability.histogram import Histogram
+
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-BOUNDS = (*map(str, SECONDS), "+Inf")
 
 MODEL = ("model", "version")
 INFER_TEXT = "Running the model: folded or unfolded in service, reference (the unoptimised original) at load."
@@ -36,33 +36,9 @@ class StageSeconds:
     compute_output: float
 
 
-class Durations:
-    """A histogram of seconds; whoever observes holds the lock of what it belongs to."""
-
-    __slots__ = ("counts", "sum")
-
-    def __init__(self) -> None:
-        self.counts = [0] * len(BOUNDS)
-        self.sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(SECONDS, seconds)] += 1
-        self.sum += seconds
-
-    @property
-    def count(self) -> int:
-        """Number of durations."""
-        return sum(self.counts)
-
-    def add_to(self, family: HistogramMetricFamily, labels: Iterable[str]) -> None:
-        """Append this histogram to a metric, with its buckets added up as Prometheus wants them."""
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip(BOUNDS, self.counts, strict=True):
-            total += count
-            buckets.append((bound, total))
-        family.add_metric(list(labels), buckets, self.sum)
+def durations() -> Histogram:
+    """A histogram of seconds."""
+    return Histogram(SECONDS)
 
 
 @dataclass(slots=True)
@@ -91,11 +67,16 @@ class InferenceMetrics:
         self.waiting = waiting
         self.variant = variant
         self.lock = threading.Lock()
-        self.queue = Durations()
-        self.compute_input = Durations()
-        self.compute_infer = Durations()
-        self.reference = Durations()
-        self.compute_output = Durations()
+        self.queue = durations()
+        self.compute_input = durations()
+        self.compute_infer = {variant: durations()}
+        """By the variant of the model that answered."""
+
+        self.run_s = {variant: 0.0}
+        """What the runs of each variant took altogether, in seconds."""
+
+        self.reference = durations()
+        self.compute_output = durations()
         self.inferences = 0
         self.executions = 0
         self.batches: dict[int, BatchSeconds] = {}
@@ -103,6 +84,13 @@ class InferenceMetrics:
 
         self.last_inference_ms = 0
         """When the last request was answered, in milliseconds since 1970; 0 before the first."""
+
+    def answer_with(self, variant: str) -> None:
+        """Count what comes as answered by another variant of the model."""
+        with self.lock:
+            self.compute_infer.setdefault(variant, durations())
+            self.run_s.setdefault(variant, 0.0)
+            self.variant = variant
 
     def record(self, rows: int, runs: Sequence[int], stages: StageSeconds) -> None:
         """Count a request of ``rows`` rows, and the runs of the engine that are its own, by their rows.
@@ -112,7 +100,7 @@ class InferenceMetrics:
         with self.lock:
             self.queue.observe(stages.queue)
             self.compute_input.observe(stages.compute_input)
-            self.compute_infer.observe(stages.compute_infer)
+            self.compute_infer[self.variant].observe(stages.compute_infer)
             self.compute_output.observe(stages.compute_output)
             self.inferences += rows
             self._add_runs(runs, stages)
@@ -125,6 +113,7 @@ class InferenceMetrics:
 
     def _add_runs(self, runs: Sequence[int], stages: StageSeconds) -> None:
         self.executions += len(runs)
+        self.run_s[self.variant] += stages.compute_infer if runs else 0.0
         for rows in runs:
             self.batches.setdefault(rows, BatchSeconds()).add(stages, share=1 / len(runs))
 
@@ -135,7 +124,7 @@ class RequestMetrics:
     def __init__(self, model: str, version: str, method: str) -> None:
         self.labels = (model, version, method)
         self.lock = threading.Lock()
-        self.duration = Durations()
+        self.duration = durations()
         self.codes: Counter[str] = Counter()
         self.failed_s = 0.0
         """What the RPCs that failed took altogether, in seconds."""
@@ -219,14 +208,27 @@ class RequestCollector(Collector):
         executions = CounterMetricFamily(
             "foldserve_inference_exec_count", "Runs of the engine.", labels=MODEL
         )
+        served = GaugeMetricFamily(
+            "foldserve_variant_info",
+            "Always 1; whether the folded or the unfolded model answers.",
+            labels=(*MODEL, "variant"),
+        )
+        run_seconds = CounterMetricFamily(
+            "foldserve_inference_exec_seconds", "Time of the engine's runs.", labels=(*MODEL, "variant")
+        )
         for one in list(self._inferences.values()):
             with one.lock:
                 one.queue.add_to(queue, one.labels)
                 one.compute_input.add_to(compute_input, one.labels)
-                one.compute_infer.add_to(compute_infer, (*one.labels, one.variant))
+                for variant, compute in one.compute_infer.items():
+                    compute.add_to(compute_infer, (*one.labels, variant))
+                for variant, seconds in one.run_s.items():
+                    run_seconds.add_metric([*one.labels, variant], seconds)
                 one.reference.add_to(compute_infer, (*one.labels, "reference"))
                 one.compute_output.add_to(compute_output, one.labels)
+                served.add_metric([*one.labels, one.variant], 1)
                 waiting.add_metric(one.labels, one.waiting())
                 inferences.add_metric(one.labels, one.inferences)
                 executions.add_metric(one.labels, one.executions)
-        return queue, compute_input, compute_infer, compute_output, waiting, inferences, executions
+        families = (queue, compute_input, compute_infer, compute_output, waiting, inferences)
+        return *families, executions, run_seconds, served

@@ -15,6 +15,7 @@ from prometheus_client import (
 
 from foldserve import __version__
 from foldserve.observability.inference import MODEL, RequestCollector
+from foldserve.observability.parity import ParityCollector
 
 
 class Metrics:
@@ -27,6 +28,8 @@ class Metrics:
         GCCollector(registry=self.registry)
         self.requests = RequestCollector()
         self.registry.register(self.requests)
+        self.parity = ParityCollector()
+        self.registry.register(self.parity)
 
         def counter(name: str, text: str, labels: tuple[str, ...] = MODEL) -> Counter:
             return Counter(name, text, labels, registry=self.registry)
@@ -40,11 +43,6 @@ class Metrics:
             "foldserve_provider_info",
             "Always 1; the execution provider that was asked for and the one that runs.",
             ("model", "version", "requested", "actual"),
-        )
-        self.variant_info = gauge(
-            "foldserve_variant_info",
-            "Always 1; whether the folded or the unfolded model serves.",
-            ("model", "version", "variant"),
         )
         self.batchnorms = gauge(
             "foldserve_batchnorms",

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from foldserve_proto import grpc_service_pb2 as pb
 
-from foldserve.observability.inference import Durations, InferenceMetrics, RequestMetrics
+from foldserve.observability.histogram import Histogram
+from foldserve.observability.inference import InferenceMetrics, RequestMetrics
 
 
 def model_statistics(inference: InferenceMetrics, requests: Iterable[RequestMetrics]) -> pb.ModelStatistics:
@@ -17,7 +18,8 @@ def model_statistics(inference: InferenceMetrics, requests: Iterable[RequestMetr
     model, version = inference.labels
     fail = _failures(requests)
     with inference.lock:
-        stages = (inference.queue, inference.compute_input, inference.compute_infer, inference.compute_output)
+        infer = inference.compute_infer.values()
+        stages = (inference.queue, inference.compute_input, *infer, inference.compute_output)
         statistics = pb.ModelStatistics(
             name=model,
             version=version,
@@ -29,7 +31,7 @@ def model_statistics(inference: InferenceMetrics, requests: Iterable[RequestMetr
                 fail=fail,
                 queue=_stage(inference.queue),
                 compute_input=_stage(inference.compute_input),
-                compute_infer=_stage(inference.compute_infer),
+                compute_infer=_stage(*infer),
                 compute_output=_stage(inference.compute_output),
             ),
         )
@@ -51,8 +53,8 @@ def _failures(requests: Iterable[RequestMetrics]) -> pb.StatisticDuration:
     return _duration(count, seconds)
 
 
-def _stage(durations: Durations) -> pb.StatisticDuration:
-    return _duration(durations.count, durations.sum)
+def _stage(*durations: Histogram) -> pb.StatisticDuration:
+    return _duration(sum(one.count for one in durations), sum(one.sum for one in durations))
 
 
 def _duration(count: int, seconds: float) -> pb.StatisticDuration:

@@ -118,6 +118,10 @@ class Batcher:
         if at_once:
             self._execute([request])
 
+    def use(self, session: Session) -> None:
+        """Run what comes on another session; what runs finishes on the one before, which is not closed."""
+        self._session = session
+
     def close(self) -> None:
         """End the engine's threads after what they run now; refuse what is in line and what comes."""
         with self._changed:

@@ -85,6 +85,8 @@ class DataPlane:
                 if isinstance(outcome, Execution):
                     named = list(zip(names, outcome.outputs, strict=True))
                     done(InferenceResult(servable, named, rows, outcome))
+                    if servable.shadow is not None:
+                        servable.shadow.offer(inputs, named, rows)
                 else:
                     done(outcome)
 

@@ -148,6 +148,7 @@ class _Loading:
         provenance = Provenance(
             variant=artefact.variant,
             optimisation=in_words(artefact.optimisation),
+            artefact_key=self._key,
             requested_provider=settings.provider,
             fold_report=artefact.fold_report,
             parity_report=artefact.parity_report,

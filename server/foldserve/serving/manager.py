@@ -19,6 +19,7 @@ from foldserve.serving.model_configuration import read_configuration
 from foldserve.serving.model_table import Entry, Model, ModelTable
 from foldserve.serving.repository import ModelFolder, ModelVersion
 from foldserve.serving.servable import Servable
+from foldserve.serving.shadowing import Shadowing
 from foldserve.serving.version_policy import (
     aspired_versions,
     missing_versions,
@@ -49,6 +50,7 @@ class ModelManager(ModelTable):
         super().__init__()
         self._settings = settings
         self._metrics = metrics
+        self._shadowing = Shadowing(settings, metrics)
         self._on_ready = on_ready
         self._changing = threading.Lock()
         """Held while a table is replaced, never for longer."""
@@ -164,6 +166,7 @@ class ModelManager(ModelTable):
             self._unload_all(model)
         for drain in list(self._drains):
             drain.join(max(0.0, deadline - time.monotonic()))
+        self._shadowing.close()
         for drain in list(self._drains):
             log.warning("requests still run after the drain time-out", model=drain.name)
 
@@ -217,6 +220,7 @@ class ModelManager(ModelTable):
             if self._draining:
                 servable.close()
                 raise ModelNotReady("the server is stopping")
+            self._shadowing.attach(servable, entry.source)
             entry.servable = servable
             entry.lifecycle.advance(State.READY)
             model.versions = {**model.versions, servable.version: entry}

@@ -76,6 +76,17 @@ def make_initialisers_constant(model: ir.Model) -> None:
     model.ir_version = max(model.ir_version, FIRST_WITH_CONSTANT_INITIALISERS)
 
 
+def without_files(model: ir.Model) -> ir.Model:
+    """A copy whose weights are arrays, mapped where they lie in files: saving would close such files."""
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    return copy
+
+
 def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder)
 

@@ -24,7 +24,7 @@ from foldserve.serving.choice import Candidate, Choice, Proof, choose
 from foldserve.serving.fold_tier import fastest, folded_forms, median_seconds
 from foldserve.serving.ladder import ALWAYS, UNFOLDED, Form, Optimisation
 from foldserve.serving.lifecycle import State
-from foldserve.serving.model_file import make_initialisers_constant, read_model
+from foldserve.serving.model_file import make_initialisers_constant, read_model, without_files
 from foldserve.serving.opening import Opening
 from foldserve.serving.servable import Variant
 from foldserve.serving.stages import Stages
@@ -95,7 +95,7 @@ def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages) 
 
 def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
     """Write the files of an entry into ``folder``, which exists, and return its record."""
-    ir.save(_without_files(prepared.choice.candidate.model), folder / MODEL, external_data=WEIGHTS)
+    ir.save(without_files(prepared.choice.candidate.model), folder / MODEL, external_data=WEIGHTS)
     if prepared.evidence is not None:
         prepared.evidence.save(folder / EVIDENCE)
     return Artefact(
@@ -108,17 +108,6 @@ def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
         batches=prepared.batches,
         reference_seconds=prepared.reference_seconds,
     )
-
-
-def _without_files(model: ir.Model) -> ir.Model:
-    """A copy whose weights are arrays, mapped where they lie in files: saving would close such files."""
-    copy = model.clone()
-    for graph in copy.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
-    return copy
 
 
 def _found_out(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from foldserve.errors import ModelNotReady
 from foldserve.folding.report import FoldReport
@@ -16,6 +17,9 @@ from foldserve.serving.batcher import Batcher
 from foldserve.serving.classification import Labels
 from foldserve.serving.waiting import Waiting
 from foldserve.settings import Batching, ModelSettings, ProviderChoice
+
+if TYPE_CHECKING:
+    from foldserve.parity.shadow import Shadow
 
 
 class Variant(StrEnum):
@@ -32,6 +36,9 @@ class Provenance:
     variant: Variant
     optimisation: str
     """What the runtime may do to the graph: ``all``, ``without`` some optimisers, or ``off``."""
+
+    artefact_key: str
+    """The name under which the prepared model is kept: a hash of all that it was made from."""
 
     requested_provider: ProviderChoice
     fold_report: FoldReport
@@ -70,6 +77,19 @@ class Provenance:
         return min(self.most_rows, self.tuning.most_rows)
 
 
+@dataclass(frozen=True)
+class FallbackState:
+    """That the unfolded model answers since parity broke in service, and what showed it."""
+
+    since_s: float
+    """Seconds since 1970."""
+
+    reason: str
+    evidence: str
+    optimisation: str
+    """What the runtime may do to the unfolded graph."""
+
+
 class Servable:
     """One loaded model version; requests hold a handle of it, unloading waits for them."""
 
@@ -91,6 +111,15 @@ class Servable:
         self.provider = session.provider
         self.most_rows = provenance.most_rows
         self.provenance = provenance
+        self.variant = provenance.variant
+        """Which form answers now."""
+
+        self.shadow: Shadow | None = None
+        """What compares answers with the unfolded model's; None where nothing does."""
+
+        self.fallback: FallbackState | None = None
+        """None while it answers in the form that it was loaded in."""
+
         self.labels = labels
         self.metrics = InferenceMetrics(name, str(version), provenance.variant, lambda: batcher.waiting)
         self._session = session
@@ -126,6 +155,33 @@ class Servable:
         """Put a validated request in line; arguments and errors are :meth:`Batcher.submit`'s."""
         self._batcher.submit(request, priority=priority, timeout_us=timeout_us)
 
+    def fall_back(self, session: Session, state: FallbackState) -> bool:
+        """Let ``session``, the unfolded model, answer from the next run on; False if one does already."""
+        with self._lock:
+            if self.fallback is not None or self._closing:
+                return False
+            self.fallback = state
+            self._answer_with(session, Variant.UNFOLDED)
+        if self.shadow is not None:
+            self.shadow.metrics.count_fallback(state.reason)
+        return True
+
+    def reset_fallback(self) -> bool:
+        """Answer again in the form that it was loaded in; False if it does already."""
+        with self._lock:
+            if self.fallback is None:
+                return False
+            self.fallback = None
+            self._answer_with(self._session, self.provenance.variant)
+        if self.shadow is not None:
+            self.shadow.reset()
+        return True
+
+    def _answer_with(self, session: Session, variant: Variant) -> None:
+        self.metrics.answer_with(variant)
+        self.variant = variant
+        self._batcher.use(session)
+
     def drain(self, timeout_s: float) -> bool:
         """Refuse new handles, wait ``timeout_s`` seconds at most for the open ones; True if none is left."""
         with self._lock:
@@ -136,5 +192,7 @@ class Servable:
 
     def close(self) -> None:
         """End the engine and release the session; only after :meth:`drain`."""
+        if self.shadow is not None:
+            self.shadow.close()
         self._batcher.close()
         self._session.close()

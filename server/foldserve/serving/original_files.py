@@ -1,0 +1,16 @@
+"""Writing the original of a model into a cache entry; apart, for it needs the graph library."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from foldserve.serving.model_file import without_files
+from foldserve.serving.original import ORIGINAL, REFERENCE, WEIGHTS, OriginalRecord
+
+
+def write(model: ir.Model, folder: Path) -> OriginalRecord:
+    """Write both graphs and their weights into ``folder``, which exists."""
+    ir.save(without_files(model), folder / ORIGINAL, external_data=WEIGHTS)
+    # Read again, its weights lie in the file, and whatever is saved refers to them there.
+    ir.save(ir.load(folder / ORIGINAL), folder / REFERENCE)
+    return OriginalRecord(weights_bytes=(folder / WEIGHTS).stat().st_size)

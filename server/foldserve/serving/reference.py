@@ -1,0 +1,44 @@
+"""The unfolded, unoptimised model of a servable, as the shadow runs it."""
+
+from collections.abc import Mapping, Sequence
+
+from foldserve.runtime.session import Array, Session
+from foldserve.serving.ladder import Optimisation
+from foldserve.serving.opening import Opening
+from foldserve.serving.original import REFERENCE, Original
+from foldserve.serving.reshaped import reshaped
+from foldserve.settings import ProviderChoice
+
+THREADS = 1
+"""Of a run: the shadow's own, at its low priority, whose processor time is counted."""
+
+
+class LazyReference:
+    """Implements :class:`~foldserve.parity.shadow.Reference`: opened when it is first needed, on the CPU."""
+
+    def __init__(self, original: Original, opening: Opening) -> None:
+        self._original = original
+        self._opening = opening
+        self._session: Session | None = None
+        self.weights_bytes = 0
+        """What its weights take while it is open."""
+
+    def open(self) -> Session:
+        """The open model; raises what :meth:`Original.files` and opening a session raise."""
+        if self._session is None:
+            folder, record = self._original.files()
+            session = self._opening.open(folder / REFERENCE, ProviderChoice.CPU, Optimisation.OFF, THREADS)
+            self._session = reshaped(session, self._opening.settings)
+            self.weights_bytes = record.weights_bytes
+        return self._session
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """See :class:`~foldserve.parity.shadow.Reference`."""
+        return self.open().run(inputs, outputs)
+
+    def close(self) -> None:
+        """Give its memory back."""
+        session, self._session = self._session, None
+        self.weights_bytes = 0
+        if session is not None:
+            session.close()
