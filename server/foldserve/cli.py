@@ -74,7 +74,10 @@ IMPORT_TIMEOUT_S = 600.0
 
 
 def serve(chosen: Effective[ServerSettings]) -> None:
-    """Serve the models of a repository over gRPC until SIGTERM or Ctrl-C."""
+    """Serve the models of a repository over gRPC until SIGTERM or Ctrl-C.
+
+    Each flag can be given as a variable, too: --grpc-port as FOLDSERVE_GRPC_PORT.
+    """
     settings = chosen.settings
     configure_logging(settings.log_format, settings.log_level)
     require_single_onnxruntime()
@@ -102,7 +105,10 @@ def serve(chosen: Effective[ServerSettings]) -> None:
 
 
 def config(chosen: Effective[ServerSettings], *, json: Json = False) -> None:
-    """Show the settings that serve would run with, and where each of them came from. Starts nothing."""
+    """Show the settings that serve would run with, and where each of them came from.
+
+    Starts nothing. What serve would refuse is refused.
+    """
     from foldserve.commands import config as command  # noqa: PLC0415  # see above
 
     command.config(chosen, as_json=json)

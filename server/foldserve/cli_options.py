@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, Concatenate, TypeVar, get_args, get_origin
@@ -19,15 +20,41 @@ SOURCES = {"COMMANDLINE": Source.FLAG, "ENVIRONMENT": Source.ENVIRONMENT}
 
 FILE_VARIABLE = "FOLDSERVE_SETTINGS"
 
+PANELS = {
+    "Models": ("repository", "model_control", "poll_interval_s", "load_models", "load_threads"),
+    "Folding and its proof": ("max_fold_tier", "parity"),
+    "Engine": ("provider", "cudnn_search", "objective", "instances", "intra_op_threads"),
+    "Parity in service": ("shadow", "shadow_cpu_share", "breach_dir", "breach_max_files", "breach_max_bytes"),
+    "Batching": ("max_batch_size", "max_queue_size"),
+    "Network": ("host", "grpc_port", "http_port", "shared_memory"),
+    "Limits": (
+        "grpc_workers",
+        "max_streams",
+        "max_stream_requests",
+        "max_message_bytes",
+        "import_timeout_s",
+        "import_memory_bytes",
+        "drain_timeout_s",
+    ),
+    "Cache": ("cache_dir", "cache_max_bytes"),
+    "Logs and traces": ("log_format", "log_level", "trace_file"),
+}
+"""Under which heading help texts list which settings; a nested one by the name of what it is nested in."""
+
+KINDS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
+"""What help texts call the type of a value."""
+
 File = Annotated[
     Path | None,
     typer.Option(
         "--settings",
         envvar=FILE_VARIABLE,
+        show_envvar=False,
+        metavar=KINDS[Path],
         help="YAML file with any of these settings; the environment and flags win over it.",
         exists=True,
         dir_okay=False,
-        show_default="none",
+        show_default=False,
     ),
 ]
 
@@ -45,7 +72,7 @@ def with_options_of(
     parameters = [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         inspect.Parameter("file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=File),
-        *(_parameter(leaf) for leaf in leaves(settings)),
+        *(_parameter(leaf) for leaf in sorted(leaves(settings), key=_panel)),
         *own,
     ]
 
@@ -79,13 +106,53 @@ def _is_repeated(leaf: Leaf) -> bool:
     return get_origin(leaf.field.annotation) is tuple
 
 
+def _panel(leaf: Leaf) -> int:
+    for index, names in enumerate(PANELS.values()):
+        if leaf.path[0] in names:
+            return index
+    raise LookupError(f"no panel has the setting '{leaf.path[0]}'; add it to one of PANELS")
+
+
 def _parameter(leaf: Leaf) -> inspect.Parameter:
     """The option of one setting; None unless given, so that the settings know what their owner chose."""
     kind: Any = leaf.field.annotation
-    names = f"{leaf.flag}/--no-{leaf.flag[2:]}" if kind is bool else leaf.flag
-    option = typer.Option(names, envvar=leaf.variable, help=leaf.field.description, show_default=leaf.default)
+    option = typer.Option(
+        f"{leaf.flag}/--no-{leaf.flag[2:]}" if kind is bool else leaf.flag,
+        envvar=leaf.variable,
+        show_envvar=False,
+        metavar=None if kind is bool else _metavar(leaf),
+        help=_help(leaf),
+        show_default=False,
+        rich_help_panel=list(PANELS)[_panel(leaf)],
+    )
     if _is_repeated(leaf):
         kind = GenericAlias(list, get_args(kind)[:1])  # typer's way to say that a flag may be repeated
     return inspect.Parameter(
         leaf.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
+
+
+def _help(leaf: Leaf) -> str:
+    meaning = (leaf.field.description or "").replace("``", "'")
+    return f"{meaning} {'Required' if leaf.field.is_required() else f'Default: {leaf.default}'}."
+
+
+def _metavar(leaf: Leaf) -> str:
+    """What may be given for a setting: its choices or its range, else its type."""
+    kind = _single(leaf.field.annotation)
+    if issubclass(kind, StrEnum):
+        return "|".join(kind)
+    bounds = {
+        name: getattr(one, name)
+        for one in leaf.field.metadata
+        for name in ("ge", "gt", "le")
+        if hasattr(one, name)
+    }
+    low = f"≥{bounds['ge']}" if "ge" in bounds else f">{bounds['gt']}" if "gt" in bounds else ""
+    return f"{low.removeprefix('≥')}…{bounds['le']}" if "le" in bounds else low or KINDS[kind]
+
+
+def _single(annotation: Any) -> type:
+    """The type of one value: of each where there may be several, of any where there may be none."""
+    inner = [one for one in get_args(annotation) if one not in (type(None), ...)]
+    return _single(inner[0]) if inner else annotation

@@ -1,9 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
-from foldserve.cli_options import with_options_of
+from foldserve.cli_options import PANELS, with_options_of
 from foldserve.configuration import Effective, Source, leaves
 from foldserve.errors import ConfigurationError
 from foldserve.settings import ParityBudget, ProviderChoice, ServerSettings
@@ -75,6 +76,19 @@ def test_what_cannot_be_is_named_by_its_flag(arguments: tuple[str, ...], text: s
 
 def test_every_setting_has_a_help_text() -> None:
     assert all(leaf.field.description for leaf in leaves(ServerSettings))
+
+
+def test_help_texts_group_the_settings_and_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = _run("--help")[1].stdout
+    panels = re.findall(r"╭─ ([A-Z].*?) ─", shown)
+    assert panels == ["Options", *PANELS]
+    for leaf in leaves(ServerSettings):
+        assert shown.count(f" {leaf.flag} ") == 1, leaf.flag
+    for text in ("0…65535", "none|poll|explicit", "≥1", ">0", "PATH", "'auto' takes CUDA", "Default: 32."):
+        assert text in shown
+    for text in ("``", "list[", "(none)", "…  ", "FOLDSERVE_MAX"):
+        assert text not in shown
 
 
 def test_a_flag_wins_over_a_variable_over_the_file_over_the_default(tmp_path: Path) -> None:
