@@ -24,6 +24,16 @@ def test_a_limit_that_nobody_set_stays_unset_for_the_model() -> None:
     assert model_settings(server, {"parity": {"relative_l2": 1.0}}).parity.model_fields_set == {"relative_l2"}
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    server = ServerSettings(repository=(Path("~/models"), Path("/more")), trace_file=Path("~/traces"))
+    assert server.repository == (tmp_path / "models", Path("/more"))
+    assert server.cache_dir == tmp_path / ".cache" / "foldserve"
+    assert server.trace_file == tmp_path / "traces"
+    with pytest.raises(ValidationError, match="~nobody-here: there is no home folder"):
+        ServerSettings(repository=(Path("~nobody-here"),))
+
+
 @pytest.mark.parametrize(
     ("given", "names"),
     [

@@ -1,0 +1,44 @@
+"""What can be set: the server's and each model's settings, as frozen pydantic models without unknown keys."""
+
+from foldserve.settings.choices import (
+    CudnnSearch,
+    LogFormat,
+    LogLevel,
+    ModelControl,
+    Objective,
+    ProviderChoice,
+    ReferenceMode,
+    TimeoutAction,
+)
+from foldserve.settings.model import (
+    Batching,
+    DeclaredTensor,
+    LatestVersions,
+    ModelDefaults,
+    ModelSettings,
+    ParityBudget,
+    QueuePolicy,
+    ShadowSettings,
+)
+from foldserve.settings.server import ServerSettings, model_settings
+
+__all__ = [
+    "Batching",
+    "CudnnSearch",
+    "DeclaredTensor",
+    "LatestVersions",
+    "LogFormat",
+    "LogLevel",
+    "ModelControl",
+    "ModelDefaults",
+    "ModelSettings",
+    "Objective",
+    "ParityBudget",
+    "ProviderChoice",
+    "QueuePolicy",
+    "ReferenceMode",
+    "ServerSettings",
+    "ShadowSettings",
+    "TimeoutAction",
+    "model_settings",
+]

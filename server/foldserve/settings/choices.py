@@ -1,0 +1,66 @@
+"""The values of settings that are one of a few."""
+
+from enum import StrEnum
+
+
+class ProviderChoice(StrEnum):
+    """The execution provider that is asked for."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least severe log line that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class CudnnSearch(StrEnum):
+    """How cuDNN finds the algorithm of a convolution, anew for each shape."""
+
+    HEURISTIC = "heuristic"
+    EXHAUSTIVE = "exhaustive"
+    DEFAULT = "default"
+
+
+class Objective(StrEnum):
+    """What the number of instances and threads is chosen for."""
+
+    THROUGHPUT = "throughput"
+    LATENCY = "latency"
+
+
+class ModelControl(StrEnum):
+    """Who decides what of the repositories is loaded, and when."""
+
+    NONE = "none"
+    POLL = "poll"
+    EXPLICIT = "explicit"
+
+
+class ReferenceMode(StrEnum):
+    """When the unfolded reference that answers are compared with in service is in memory."""
+
+    RESIDENT = "resident"
+    ON_DEMAND = "on_demand"
+    OFF = "off"
+
+
+class TimeoutAction(StrEnum):
+    """What becomes of a request that waited in line longer than its queue policy allows."""
+
+    REJECT = "reject"
+    DELAY = "delay"
