@@ -1,41 +1,25 @@
 """/metrics of a serving server, parsed by Prometheus's own text parser."""
 
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 from foldserve.server import Server
 from foldserve_client import Client, InvalidArgument, NotFound
-from prometheus_client.parser import text_string_to_metric_families
-from running import EXAMPLE_MODELS, serving
-
-
-def _scrape(server: Server) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/metrics", timeout=10) as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in families
-        for sample in family.samples
-    }
-
-
-def _key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
-    return name, frozenset({"model": "digits", "version": "1", **labels}.items())
+from running import EXAMPLE_MODELS, of_digits, scraped, serving
 
 
 def test_requests_are_counted_by_outcome_and_stage(server: Server) -> None:
     images = np.zeros((3, 1, 8, 8), np.float32)
-    before = _scrape(server)
+    before = scraped(server)
     with Client(f"127.0.0.1:{server.grpc_port}") as client:
         client.infer("digits", images)
         with pytest.raises(InvalidArgument):
             client.infer("digits", images, outputs=["logits", "logits"])
-    after = _scrape(server)
+    after = scraped(server)
 
     def grown(name: str, **labels: str) -> float:
-        return after[_key(name, **labels)] - before.get(_key(name, **labels), 0)
+        return after[of_digits(name, **labels)] - before.get(of_digits(name, **labels), 0)
 
     assert grown("foldserve_requests_total", method="ModelInfer", code="OK") == 1
     assert grown("foldserve_requests_total", method="ModelInfer", code="INVALID_ARGUMENT") == 1
@@ -49,24 +33,24 @@ def test_requests_are_counted_by_outcome_and_stage(server: Server) -> None:
 
 
 def test_loading_leaves_its_facts(server: Server) -> None:
-    samples = _scrape(server)
-    assert samples[_key("foldserve_model_ready")] == 1
-    assert samples[_key("foldserve_provider_info", requested="auto", actual="cpu")] == 1
-    assert samples[_key("foldserve_variant_info", variant="folded")] == 1
-    assert samples[_key("foldserve_batchnorms", outcome="folded", reason="")] == 4
-    assert samples[_key("foldserve_biases_stripped")] >= 1
-    assert 0 < samples[_key("foldserve_parity_relative_l2", output="logits")] < 1e-5
-    assert 0 < samples[_key("foldserve_parity_scaled_max", output="logits")] < 1e-4
-    assert samples[_key("foldserve_parity_top1_agreement", output="logits")] == 1
+    samples = scraped(server)
+    assert samples[of_digits("foldserve_model_ready")] == 1
+    assert samples[of_digits("foldserve_provider_info", requested="auto", actual="cpu")] == 1
+    assert samples[of_digits("foldserve_variant_info", variant="folded")] == 1
+    assert samples[of_digits("foldserve_batchnorms", outcome="folded", reason="")] == 4
+    assert samples[of_digits("foldserve_biases_stripped")] >= 1
+    assert 0 < samples[of_digits("foldserve_parity_relative_l2", output="logits")] < 1e-5
+    assert 0 < samples[of_digits("foldserve_parity_scaled_max", output="logits")] < 1e-4
+    assert samples[of_digits("foldserve_parity_top1_agreement", output="logits")] == 1
     for stage in ("loading", "warming"):
-        assert samples[_key("foldserve_load_duration_seconds", stage=stage)] > 0
+        assert samples[of_digits("foldserve_load_duration_seconds", stage=stage)] > 0
 
 
 def test_preparing_leaves_what_each_stage_took(tmp_path: Path) -> None:
     with serving(EXAMPLE_MODELS, cache_dir=tmp_path) as server:
-        samples = _scrape(server)
+        samples = scraped(server)
     for stage in ("loading", "folding", "proving", "warming", "tuning"):
-        assert samples[_key("foldserve_load_duration_seconds", stage=stage)] > 0
+        assert samples[of_digits("foldserve_load_duration_seconds", stage=stage)] > 0
 
 
 def test_callers_cannot_make_up_label_values(server: Server) -> None:
@@ -74,5 +58,5 @@ def test_callers_cannot_make_up_label_values(server: Server) -> None:
         for index in range(5):
             with pytest.raises(NotFound):
                 client.model_metadata(f"made-up-{index}")
-    labels = {value for _, pairs in _scrape(server) for _, value in pairs}
+    labels = {value for _, pairs in scraped(server) for _, value in pairs}
     assert not [value for value in labels if "made-up" in value]

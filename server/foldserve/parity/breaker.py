@@ -43,10 +43,10 @@ class Breaker:
     @property
     def breaches(self) -> int:
         """Number of breaches among them."""
-        return sum(check.breached for check in self._checks)
+        return sum(check.breached for check in list(self._checks))
 
     def worst(self) -> Iterator[tuple[str, Distance]]:
         """The largest distances of each output in the window."""
-        names = dict.fromkeys(name for check in self._checks for name in check.distances)
-        for name in names:
-            yield name, worst(check.distances[name] for check in self._checks if name in check.distances)
+        checks = list(self._checks)  # others look while the next check is added
+        for name in dict.fromkeys(name for check in checks for name in check.distances):
+            yield name, worst(check.distances[name] for check in checks if name in check.distances)

@@ -158,3 +158,41 @@ class ParityReport(_Report):
     def first_bad_site(self) -> SiteParity | None:
         """The first fold site that is wrong; None if there is none, or sites were not compared."""
         return next((site for site in self.sites if not site.within_budget), None)
+
+
+class BreachReport(_Report):
+    """An answer that left its budget in service."""
+
+    at: float
+    """Seconds since 1970."""
+
+    evidence: str
+    """Which outputs, and how far."""
+
+
+class LiveParity(_Report):
+    """What comparing a sample of the answers with the unfolded, unoptimised model found so far."""
+
+    checks: dict[str, int]
+    """Sampled requests by what became of their check: ``ok``, ``breach``, ``dropped``, ``error``."""
+
+    window_checks: int
+    """Number of the last checks that count for a fallback."""
+
+    window_breaches: int
+    """How many of them were breaches."""
+
+    most_breaches: int
+    """How many are too many."""
+
+    outputs: tuple[OutputParity, ...]
+    """Every output in the window: the worst distances, all top-1 agreement; empty before the first check."""
+
+    last_breach: BreachReport | None
+    """None before the first."""
+
+    reference_bytes: int
+    """Bytes of the reference's weights while it is open."""
+
+    reference_failure: str
+    """Why the reference cannot be run; empty if it can."""

@@ -18,7 +18,7 @@ from foldserve.parity.breach_folder import BreachFolder
 from foldserve.parity.breaker import Breaker, Check
 from foldserve.parity.gate import keeps
 from foldserve.parity.measures import distance
-from foldserve.parity.report import ParityReport, Verdict
+from foldserve.parity.report import BreachReport, LiveParity, OutputParity, ParityReport, Verdict
 from foldserve.parity.shadow_worker import ShadowWorker
 from foldserve.runtime.session import Array
 from foldserve.settings import ParityBudget, ReferenceMode, ShadowSettings
@@ -105,8 +105,9 @@ class Shadow:
     ) -> None:
         self.metrics = metrics
         self._log = log.bind(model=metrics.labels[0], version=metrics.labels[1])
-        self.last_breach: Breach | None = None
-        self._rate = settings.sample_rate
+        self._last_breach: Breach | None = None
+        self._reference_failure = ""
+        self._settings = settings
         self._budgets = budgets
         self._reference = reference
         self._worker = worker
@@ -123,7 +124,7 @@ class Shadow:
 
     def offer(self, inputs: Mapping[str, Array], outputs: Iterable[tuple[str, Array]], rows: int) -> None:
         """Have a request and its answer compared if it is drawn; never waits."""
-        if random.random() >= self._rate:
+        if random.random() >= self._settings.sample_rate:
             return
         sample = Sample(inputs, dict(outputs), rows)
         if self._most_rows is not None:
@@ -137,6 +138,30 @@ class Shadow:
             self.breaker.reset()
             self._publish_window()
             self.metrics.fallback_active = False
+
+    def report(self) -> LiveParity:
+        """What was found so far."""
+        breach, metrics, breaker = self._last_breach, self.metrics, self.breaker
+        return LiveParity(
+            checks=dict(metrics.checks),
+            window_checks=breaker.checks,
+            window_breaches=breaker.breaches,
+            most_breaches=self._settings.breaches,
+            outputs=tuple(
+                OutputParity(
+                    output=name,
+                    relative_l2=found.relative_l2,
+                    scaled_max=found.scaled_max,
+                    top1_agreement=found.top1_agreement,
+                    mismatches=found.mismatches,
+                    within_budget=keeps(self._budgets[name], found),
+                )
+                for name, found in breaker.worst()
+            ),
+            last_breach=BreachReport(at=breach.at_s, evidence=breach.evidence) if breach else None,
+            reference_bytes=metrics.reference_bytes(),
+            reference_failure=self._reference_failure,
+        )
 
     def close(self) -> None:
         """Compare nothing more, and give the reference back; waits for a comparison that runs."""
@@ -152,7 +177,7 @@ class Shadow:
             try:
                 self._reference.open()
             except FoldserveError as error:
-                self._log.warning("answers cannot be compared in service", reason=str(error))
+                self._tell_failure(str(error))
 
     def _rest(self) -> None:
         with self._checking:
@@ -168,8 +193,9 @@ class Shadow:
                 expected = dict(zip(names, self._reference.run(sample.inputs, names), strict=True))
             except FoldserveError as error:
                 self.metrics.count("error")
-                self._log.warning("an answer could not be compared", reason=str(error))
+                self._tell_failure(str(error))
                 return
+            self._reference_failure = ""
             self.metrics.count_reference(time.thread_time() - started, sample.rows)
             check = self._compared(sample, expected)
             trips = self.breaker.observe(check)
@@ -178,10 +204,16 @@ class Shadow:
             if not check.breached:
                 return
             breach = Breach(time.time(), _evidence(check, self._budgets), sample, expected)
-            self.last_breach = breach
+            self._last_breach = breach
             self._tell(breach)
         if trips:
             self._on_trip(breach)
+
+    def _tell_failure(self, reason: str) -> None:
+        """Log why answers cannot be compared, once for each reason."""
+        if reason != self._reference_failure:
+            self._log.warning("answers cannot be compared with the unfolded model's", reason=reason)
+        self._reference_failure = reason
 
     def _compared(self, sample: Sample, expected: Mapping[str, Array]) -> Check:
         distances = {name: distance(expected[name], answered) for name, answered in sample.outputs.items()}

@@ -9,7 +9,10 @@ from foldserve_proto import fold_service_pb2_grpc as service
 from google.protobuf import json_format
 from pydantic import BaseModel
 
+from foldserve.observability.logging import get_logger
 from foldserve.serving.manager import ModelManager
+
+log = get_logger()
 
 
 class FoldServicer(service.FoldServiceServicer):
@@ -27,7 +30,7 @@ class FoldServicer(service.FoldServiceServicer):
         response = pb.GetFoldReportResponse(
             model_name=servable.name,
             model_version=str(servable.version),
-            variant=provenance.variant,
+            variant=servable.variant,
             requested_provider=provenance.requested_provider,
             provider=servable.provider,
         )
@@ -35,16 +38,34 @@ class FoldServicer(service.FoldServiceServicer):
         return response
 
     def GetParity(self, request: pb.GetParityRequest, context: grpc.ServicerContext) -> pb.GetParityResponse:
-        """How near the served model was to the unfolded reference at load."""
+        """How near the served model was to the unfolded reference at load, and is since then."""
         servable = self._manager.servable(request.name, request.version)
-        provenance = servable.provenance
         response = pb.GetParityResponse(
-            model_name=servable.name, model_version=str(servable.version), variant=provenance.variant
+            model_name=servable.name, model_version=str(servable.version), variant=servable.variant
         )
-        report = _as_json(provenance.parity_report)
+        report = _as_json(servable.provenance.parity_report)
         report["probes"]["shapes"] = [_wrapped(shapes) for shapes in report["probes"]["shapes"]]
         json_format.ParseDict(report, response.report)
+        if servable.shadow is not None:
+            json_format.ParseDict(_as_json(servable.shadow.report()), response.live)
+        if servable.fallback is not None:
+            json_format.ParseDict(_as_json(servable.fallback), response.fallback)
         return response
+
+    def ResetFallback(
+        self, request: pb.ResetFallbackRequest, context: grpc.ServicerContext
+    ) -> pb.ResetFallbackResponse:
+        """Let a model that fell back answer again in the form that it was loaded in."""
+        servable = self._manager.servable(request.name, request.version)
+        was_active = servable.reset_fallback()
+        if was_active:
+            log.warning("fallback reset by a caller", model=servable.name, version=servable.version)
+        return pb.ResetFallbackResponse(
+            model_name=servable.name,
+            model_version=str(servable.version),
+            variant=servable.variant,
+            was_active=was_active,
+        )
 
 
 def _as_json(report: BaseModel) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
     fold, parity = provenance.fold_report, provenance.parity_report
     facts: dict[str, str | int | float] = {
         "variant": _served(servable),
-        "runtime_optimisation": (servable.fallback or provenance).optimisation,
+        "runtime_optimisation": _optimisation(servable),
         "provider_requested": provenance.requested_provider,
         "provider": servable.provider,
         "batches": servable.rows_of_a_run is not None,
@@ -31,11 +31,17 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
     for provider, seconds in provenance.provider_seconds.items():
         facts[f"milliseconds_on_{provider}"] = round(seconds * 1e3, 3)
     if servable.fallback is not None:
-        since = datetime.fromtimestamp(servable.fallback.since_s, UTC)
+        since = datetime.fromtimestamp(servable.fallback.since, UTC)
         facts |= {"fallback": servable.fallback.reason, "fallback_since": since.isoformat(timespec="seconds")}
     if fold.hint:
         facts["hint"] = fold.hint
     return facts
+
+
+def _optimisation(servable: Servable) -> str:
+    if servable.fallback is not None:
+        return servable.fallback.runtime_optimisation
+    return servable.provenance.optimisation
 
 
 def _served(servable: Servable) -> str:

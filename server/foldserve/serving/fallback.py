@@ -16,7 +16,7 @@ from foldserve.serving.ladder import LESS, Optimisation
 from foldserve.serving.opening import Opening, in_words
 from foldserve.serving.original import ORIGINAL, Original
 from foldserve.serving.reshaped import reshaped
-from foldserve.serving.servable import FallbackState, Servable
+from foldserve.serving.servable import Fallback, Servable
 from foldserve.settings import ParityBudget, ProviderChoice
 
 PARITY_BREACH = "parity_breach"
@@ -46,12 +46,17 @@ def take_over(
         if servable.shadow is not None:
             servable.shadow.reset()
         return
-    state = FallbackState(breach.at_s, PARITY_BREACH, breach.evidence, in_words(optimisation))
-    if servable.fall_back(session, state):
+    fallback = Fallback(
+        since=breach.at_s,
+        reason=PARITY_BREACH,
+        evidence=breach.evidence,
+        runtime_optimisation=in_words(optimisation),
+    )
+    if servable.fall_back(session, fallback):
         model_log.error(
             "parity broke in service: the unfolded model answers from now on",
             evidence=breach.evidence,
-            runtime_optimisation=state.optimisation,
+            runtime_optimisation=fallback.runtime_optimisation,
         )
 
 

@@ -80,7 +80,7 @@ class Original:
             if artefact_key(self._source, self._settings, provider) != self._key:
                 raise InvalidModel(
                     f"model '{self._source.name}' version {self._source.version}: its files were changed "
-                    "since it was loaded, so its answers cannot be compared with the original's; load it again"
+                    "since it was loaded, so there is no original to compare its answers with; load it again"
                 )
             model = model_file.read_model(file)
             model_file.make_initialisers_constant(model)

@@ -7,6 +7,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict
+
 from foldserve.errors import ModelNotReady
 from foldserve.folding.report import FoldReport
 from foldserve.observability.inference import InferenceMetrics
@@ -77,16 +79,21 @@ class Provenance:
         return min(self.most_rows, self.tuning.most_rows)
 
 
-@dataclass(frozen=True)
-class FallbackState:
+class Fallback(BaseModel):
     """That the unfolded model answers since parity broke in service, and what showed it."""
 
-    since_s: float
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    since: float
     """Seconds since 1970."""
 
     reason: str
+    """As metrics count it."""
+
     evidence: str
-    optimisation: str
+    """Which outputs left their budget, and how far."""
+
+    runtime_optimisation: str
     """What the runtime may do to the unfolded graph."""
 
 
@@ -117,7 +124,7 @@ class Servable:
         self.shadow: Shadow | None = None
         """What compares answers with the unfolded model's; None where nothing does."""
 
-        self.fallback: FallbackState | None = None
+        self.fallback: Fallback | None = None
         """None while it answers in the form that it was loaded in."""
 
         self.labels = labels
@@ -155,15 +162,15 @@ class Servable:
         """Put a validated request in line; arguments and errors are :meth:`Batcher.submit`'s."""
         self._batcher.submit(request, priority=priority, timeout_us=timeout_us)
 
-    def fall_back(self, session: Session, state: FallbackState) -> bool:
+    def fall_back(self, session: Session, fallback: Fallback) -> bool:
         """Let ``session``, the unfolded model, answer from the next run on; False if one does already."""
         with self._lock:
             if self.fallback is not None or self._closing:
                 return False
-            self.fallback = state
+            self.fallback = fallback
             self._answer_with(session, Variant.UNFOLDED)
         if self.shadow is not None:
-            self.shadow.metrics.count_fallback(state.reason)
+            self.shadow.metrics.count_fallback(fallback.reason)
         return True
 
     def reset_fallback(self) -> bool:

@@ -6,7 +6,8 @@ from typing import get_args, get_origin
 
 import pytest
 from foldserve.folding.report import FoldReport
-from foldserve.parity.report import ParityReport
+from foldserve.parity.report import LiveParity, ParityReport
+from foldserve.serving.servable import Fallback
 from foldserve_proto import fold_service_pb2 as pb
 from google.protobuf.descriptor import Descriptor
 from pydantic import BaseModel
@@ -14,8 +15,13 @@ from pydantic import BaseModel
 
 @pytest.mark.parametrize(
     ("report", "message"),
-    [(FoldReport, pb.FoldReport.DESCRIPTOR), (ParityReport, pb.ParityReport.DESCRIPTOR)],
-    ids=["fold", "parity"],
+    [
+        (FoldReport, pb.FoldReport.DESCRIPTOR),
+        (ParityReport, pb.ParityReport.DESCRIPTOR),
+        (LiveParity, pb.LiveParity.DESCRIPTOR),
+        (Fallback, pb.Fallback.DESCRIPTOR),
+    ],
+    ids=["fold", "parity", "live parity", "fallback"],
 )
 def test_messages_have_the_fields_of_the_reports(report: type[BaseModel], message: Descriptor) -> None:
     assert sorted(names_in_message(message)) == sorted(names_in_model(report))

@@ -1,0 +1,188 @@
+"""Answers compared with the unfolded model in service, and what happens when a fold is wrong after all."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
+from foldserve.server import Server
+from foldserve.serving.servable import Servable, Variant
+from foldserve.settings import ProviderChoice
+from foldserve_client import Client, ClientError
+from foldserve_proto import fold_service_pb2 as pb
+from foldserve_proto.fold_service_pb2_grpc import FoldServiceStub
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from running import EXAMPLE_MODELS, of_digits, scraped, serving
+
+Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
+ALWAYS = {"sample_rate": 1.0, "window": 20, "breaches": 3}
+
+
+@pytest.fixture
+def watched() -> Iterator[Server]:
+    """A server that compares every answer, as fast as it can."""
+    with serving(EXAMPLE_MODELS, shadow=ALWAYS, shadow_cpu_share=1.0) as server:
+        yield server
+
+
+@pytest.fixture
+def client(watched: Server) -> Iterator[Client]:
+    with Client(f"127.0.0.1:{watched.grpc_port}") as client:
+        yield client
+
+
+def servable(server: Server) -> Servable:
+    return server._manager.servable("digits")
+
+
+def plant_a_wrong_fold(server: Server) -> None:
+    """Have the model answer with one weight that is wrong, as a fold that the gate let through would."""
+    model = onnx.load(EXAMPLE_MODELS / "digits" / "1" / "model.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weight).copy()
+    values[0] *= 1.02
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    wrong = OnnxRuntimeSession(model.SerializeToString(), provider=ProviderChoice.CPU)
+    servable(server)._batcher.use(wrong)
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def live(client: Client) -> pb.LiveParity:
+    return client.parity("digits").live
+
+
+def test_right_answers_are_found_right(watched: Server, client: Client, digits: Digits) -> None:
+    for image in digits[0][:12]:
+        client.infer("digits", {"images": image[np.newaxis]})
+    until(lambda: sum(live(client).checks.values()) == 12, "every answer is compared, or dropped and counted")
+    found = live(client)
+    assert found.checks["ok"] == 12 - found.checks["dropped"] > 0
+    assert found.window_checks == found.checks["ok"]
+    (output,) = found.outputs
+    assert 0 < output.relative_l2 < 1e-5
+    assert (output.output, output.top1_agreement, output.within_budget) == ("logits", 1, True)
+    assert found.reference_bytes > 0
+    assert not found.HasField("last_breach")
+    metrics = scraped(watched)
+    assert metrics[of_digits("foldserve_parity_checks_total", result="ok")] == found.checks["ok"]
+    assert metrics[of_digits("foldserve_parity_check_relative_l2_bucket", le="1e-05", output="logits")] > 0
+    assert metrics[of_digits("foldserve_parity_reference_rows_total")] == found.checks["ok"]
+    assert metrics[of_digits("foldserve_fallback_active")] == 0
+    assert of_digits("foldserve_parity_last_breach_timestamp_seconds") not in metrics
+
+
+def test_a_wrong_fold_under_load_is_replaced_and_no_request_fails(
+    watched: Server, client: Client, digits: Digits
+) -> None:
+    images = digits[0]
+    right = client.infer("digits", {"images": images})["logits"]
+    failures: list[Exception] = []
+    stop = threading.Event()
+
+    def load(start: int) -> None:
+        with Client(f"127.0.0.1:{watched.grpc_port}") as own:
+            while not stop.is_set():
+                try:
+                    own.infer("digits", {"images": images[start : start + 1]})
+                except ClientError as error:
+                    failures.append(error)
+
+    callers = [threading.Thread(target=load, args=(index,)) for index in range(8)]
+    for caller in callers:
+        caller.start()
+    until(lambda: live(client).checks["ok"] > 3, "right answers are compared under load")
+    plant_a_wrong_fold(watched)
+    until(lambda: client.parity("digits").HasField("fallback"), "the unfolded model takes over")
+    answered = client.infer("digits", {"images": images})["logits"]
+    until(lambda: live(client).window_checks > 0, "checks go on")
+    stop.set()
+    for caller in callers:
+        caller.join()
+
+    assert failures == []
+    assert np.linalg.norm(answered - right) <= 1e-5 * np.linalg.norm(right)
+    parity = client.parity("digits")
+    assert (parity.variant, parity.fallback.reason) == ("unfolded", "parity_breach")
+    assert "'logits': relative L2" in parity.fallback.evidence
+    assert parity.live.checks["breach"] >= 3
+    metrics = scraped(watched)
+    assert metrics[of_digits("foldserve_fallback_total", reason="parity_breach")] == 1
+    assert metrics[of_digits("foldserve_fallback_active")] == 1
+    assert metrics[of_digits("foldserve_variant_info", variant="unfolded")] == 1
+    assert metrics[of_digits("foldserve_inference_exec_seconds_total", variant="unfolded")] > 0
+    properties = client.model_metadata("digits").properties
+    assert (properties["foldserve.variant"], properties["foldserve.fallback"]) == (
+        "unfolded",
+        "parity_breach",
+    )
+    assert properties["foldserve.batchnorms_folded"] == "0"
+    assert client.ready("digits")
+
+
+def test_a_reset_brings_the_fold_back(watched: Server, client: Client, digits: Digits) -> None:
+    plant_a_wrong_fold(watched)
+    image = {"images": digits[0][:1]}
+
+    def has_fallen_back() -> bool:
+        client.infer("digits", image)
+        return client.parity("digits").HasField("fallback")
+
+    until(has_fallen_back, "the unfolded model takes over")
+    with grpc.insecure_channel(f"127.0.0.1:{watched.grpc_port}") as channel:
+        stub = FoldServiceStub(channel)
+        response = stub.ResetFallback(pb.ResetFallbackRequest(name="digits"))
+        assert (response.was_active, response.variant) == (True, "folded")
+        assert not stub.ResetFallback(pb.ResetFallbackRequest(name="digits")).was_active
+    assert servable(watched).variant is Variant.FOLDED
+    parity = client.parity("digits")
+    assert (parity.variant, parity.HasField("fallback")) == ("folded", False)
+    assert scraped(watched)[of_digits("foldserve_fallback_active")] == 0
+    assert client.infer("digits", image)["logits"].shape == (1, 10)
+    until(lambda: live(client).window_checks > 0, "checks go on with the fold")
+    assert live(client).window_breaches == 0
+
+
+def test_breaking_inputs_are_kept_for_verify(digits: Digits, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    settings = {"shadow": ALWAYS, "shadow_cpu_share": 1.0, "breach_dir": kept, "breach_max_files": 2}
+    with (
+        serving(EXAMPLE_MODELS, **settings) as server,
+        Client(f"127.0.0.1:{server.grpc_port}") as client,
+    ):
+        plant_a_wrong_fold(server)
+
+        def has_fallen_back() -> bool:
+            client.infer("digits", {"images": digits[0][:2]})
+            return client.parity("digits").HasField("fallback")
+
+        until(has_fallen_back, "the unfolded model takes over")
+    files = sorted(kept.iterdir())
+    assert len(files) == 2
+    with np.load(files[0]) as archive:
+        np.testing.assert_array_equal(archive["images"], digits[0][:2])
+        served, reference = archive["served/logits"], archive["reference/logits"]
+    assert 1e-5 < np.linalg.norm(served - reference) / np.linalg.norm(reference) < 0.5
+
+
+@pytest.mark.parametrize("shadow", [{"reference": "off"}, {"sample_rate": 0.0}])
+def test_where_nothing_is_compared_nothing_is_told(shadow: dict[str, Any], digits: Digits) -> None:
+    with (
+        serving(EXAMPLE_MODELS, shadow=shadow) as server,
+        Client(f"127.0.0.1:{server.grpc_port}") as client,
+    ):
+        client.infer("digits", {"images": digits[0]})
+        assert not client.parity("digits").HasField("live")
+        assert not [name for name, _ in scraped(server) if name.startswith("foldserve_parity_checks")]
