@@ -6,16 +6,22 @@ from rich.console import Console
 from rich.table import Table
 
 from foldserve.configuration import Effective, Source, leaves
+from foldserve.serving.repository import loaded_at_start, scan
 from foldserve.settings import ServerSettings
 
 
 def config(chosen: Effective[ServerSettings], *, as_json: bool) -> None:
-    """Print every setting with its value and source."""
+    """Print every setting with its value and source.
+
+    Raises :class:`~foldserve.errors.ConfigurationError` where ``serve`` would: for a repository or a model to
+    load that is not there.
+    """
     if as_json:
         sources = {".".join(leaf.path): chosen.sources[leaf.name] for leaf in leaves(ServerSettings)}
         print(json.dumps({"settings": chosen.settings.model_dump(mode="json"), "sources": sources}, indent=2))
     else:
         Console().print(_table(chosen))
+    loaded_at_start(chosen.settings, scan(chosen.settings.repository))
 
 
 def _table(chosen: Effective[ServerSettings]) -> Table:

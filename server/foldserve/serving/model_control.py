@@ -10,11 +10,9 @@ from foldserve.errors import ConfigurationError, FoldserveError, InvalidRequest,
 from foldserve.observability.logging import get_logger
 from foldserve.serving.manager import ModelManager, Wanted
 from foldserve.serving.model_table import Status
-from foldserve.serving.repository import ModelFolder, Scan, find, scan, settled_changes
+from foldserve.serving.repository import ModelFolder, Scan, find, loaded_at_start, scan, settled_changes
 from foldserve.serving.uploaded import written
 from foldserve.settings import ModelControl, ServerSettings
-
-EVERY_MODEL = "*"
 
 PLAIN_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,254}")
 """Names of models that can come in a request."""
@@ -53,16 +51,8 @@ class ModelController:
             )
         if self._mode is ModelControl.EXPLICIT:
             self._manager.offer(found)
-        if self._mode is ModelControl.EXPLICIT and EVERY_MODEL not in self._settings.load_models:
-            for name in self._settings.load_models:
-                if name not in found:
-                    raise ConfigurationError(
-                        f"load_models names '{name}', but the repositories have "
-                        f"{', '.join(sorted(found)) or 'no model'}; mend one of them"
-                    )
-            found = {name: found[name] for name in self._settings.load_models}
-        self._handled = found
-        self._manager.expect(found)
+        self._handled = loaded_at_start(self._settings, found)
+        self._manager.expect(self._handled)
 
     def start(self) -> None:
         """Load the models of the start, and follow the repositories from then on if that is the mode."""

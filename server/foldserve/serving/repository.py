@@ -8,6 +8,7 @@ from pathlib import Path
 
 from foldserve.errors import ConfigurationError, UnsupportedModel
 from foldserve.importing import PICKLE_SUFFIXES, refuse_pickle
+from foldserve.settings import ModelControl, ServerSettings
 
 MODEL_FILES = ("model.onnx", "model.pt2")
 MODEL_SUFFIXES = (".onnx", ".pt2")
@@ -15,6 +16,9 @@ VERSION = re.compile(r"[1-9][0-9]{0,17}")
 """How a version is written: one way for each number."""
 
 SAMPLES_FILE = "samples.npz"
+EVERY_MODEL = "*"
+"""What ``load_models`` calls all of them."""
+
 TRITON_CONFIG = "config.pbtxt"
 OWN_CONFIG = "foldserve.yaml"
 
@@ -129,6 +133,22 @@ def scan(repositories: Iterable[Path]) -> Scan:
         for folder in sorted(_folders(repository)):
             models.setdefault(folder.name, []).append(look_at(folder, repository))
     return models
+
+
+def loaded_at_start(settings: ServerSettings, there: Scan) -> Scan:
+    """The models that a server with these settings loads when it starts.
+
+    Raises :class:`ConfigurationError` for one that the settings name and no repository has.
+    """
+    if settings.model_control is not ModelControl.EXPLICIT or EVERY_MODEL in settings.load_models:
+        return there
+    for name in settings.load_models:
+        if name not in there:
+            raise ConfigurationError(
+                f"load_models names '{name}', but the repositories have "
+                f"{', '.join(sorted(there)) or 'no model'}; mend one of them"
+            )
+    return {name: there[name] for name in settings.load_models}
 
 
 def find(name: str, repositories: Iterable[Path]) -> list[ModelFolder]:

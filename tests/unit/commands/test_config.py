@@ -12,6 +12,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A settings file, and one variable beside it."""
     file = tmp_path / "settings.yaml"
     file.write_text("repository: [models]\nmax_batch_size: 4\n")
+    (tmp_path / "models" / "there").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FOLDSERVE_SETTINGS", str(file))
     monkeypatch.setenv("FOLDSERVE_MAX_QUEUE_SIZE", "9")
     return file
@@ -45,3 +47,14 @@ def test_what_serve_would_refuse_is_refused() -> None:
     result = run("config", "--repository", "m", "--grpc-port", "5", "--http-port", "5")
     assert result.exit_code == 2
     assert "grpc_port and http_port are both 5" in result.stderr
+
+
+def test_a_repository_or_a_model_that_is_not_there_is_refused_after_the_settings(file: Path) -> None:
+    result = run("config", "--repository", "nowhere")
+    assert (result.exit_code, "max_batch_size" in result.stdout) == (2, True)
+    assert "model repository nowhere is not a folder; create it or mend --repository" in result.stderr
+    explicit = ("--model-control", "explicit", "--load-models")
+    result = run("config", *explicit, "nobody")
+    assert result.exit_code == 2
+    assert "load_models names 'nobody', but the repositories have there" in result.stderr
+    assert run("config", *explicit, "there").exit_code == 0
