@@ -3,6 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +22,36 @@ from foldserve_proto.fold_service_pb2_grpc import FoldServiceStub
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from running import EXAMPLE_MODELS, of_digits, scraped, serving
+from small_models import add_model, batch_norm, chain, convolution
 
 Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
 ALWAYS = {"sample_rate": 1.0, "window": 20, "breaches": 3}
 
 
-@pytest.fixture
-def watched() -> Iterator[Server]:
-    """A server that compares every answer, as fast as it can."""
-    with serving(EXAMPLE_MODELS, shadow=ALWAYS, shadow_cpu_share=1.0) as server:
-        yield server
+@contextmanager
+def watching(repository: Path = EXAMPLE_MODELS, **settings: object) -> Iterator[tuple[Server, Client]]:
+    """A server that compares every answer as fast as it can, unless told otherwise, and a client of it."""
+    with (
+        serving(repository, **{"shadow": ALWAYS, "shadow_cpu_share": 1.0} | settings) as server,
+        Client(f"127.0.0.1:{server.grpc_port}") as client,
+    ):
+        yield server, client
 
 
 @pytest.fixture
-def client(watched: Server) -> Iterator[Client]:
-    with Client(f"127.0.0.1:{watched.grpc_port}") as client:
-        yield client
+def pair() -> Iterator[tuple[Server, Client]]:
+    with watching() as pair:
+        yield pair
+
+
+@pytest.fixture
+def watched(pair: tuple[Server, Client]) -> Server:
+    return pair[0]
+
+
+@pytest.fixture
+def client(pair: tuple[Server, Client]) -> Client:
+    return pair[1]
 
 
 def servable(server: Server) -> Servable:
@@ -157,11 +173,7 @@ def test_a_reset_brings_the_fold_back(watched: Server, client: Client, digits: D
 
 def test_breaking_inputs_are_kept_for_verify(digits: Digits, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    settings = {"shadow": ALWAYS, "shadow_cpu_share": 1.0, "breach_dir": kept, "breach_max_files": 2}
-    with (
-        serving(EXAMPLE_MODELS, **settings) as server,
-        Client(f"127.0.0.1:{server.grpc_port}") as client,
-    ):
+    with watching(breach_dir=kept, breach_max_files=2) as (server, client):
         plant_a_wrong_fold(server)
 
         def has_fallen_back() -> bool:
@@ -179,10 +191,79 @@ def test_breaking_inputs_are_kept_for_verify(digits: Digits, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("shadow", [{"reference": "off"}, {"sample_rate": 0.0}])
 def test_where_nothing_is_compared_nothing_is_told(shadow: dict[str, Any], digits: Digits) -> None:
-    with (
-        serving(EXAMPLE_MODELS, shadow=shadow) as server,
-        Client(f"127.0.0.1:{server.grpc_port}") as client,
-    ):
+    with watching(shadow=shadow) as (server, client):
         client.infer("digits", {"images": digits[0]})
         assert not client.parity("digits").HasField("live")
         assert not [name for name, _ in scraped(server) if name.startswith("foldserve_parity_checks")]
+
+
+def small_model(repository: Path) -> Path:
+    """A model of one convolution and one BatchNorm; its file."""
+    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
+    return add_model(repository, "small", model) / "model.onnx"
+
+
+IMAGE = np.random.default_rng(3).normal(size=(1, 3, 8, 8)).astype(np.float32)
+
+
+def test_a_model_file_that_changed_since_is_no_reference(tmp_path: Path) -> None:
+    """An original that was not the one loaded would break parity, and nothing would be wrong."""
+    file = small_model(tmp_path / "repository")
+    shadow = ALWAYS | {"reference": "on_demand"}
+    with watching(tmp_path / "repository", shadow=shadow, cache_dir=tmp_path / "cache") as (_, client):
+        model = onnx.load(file)
+        model.doc_string = "another one"
+        file.write_bytes(model.SerializeToString())
+        client.infer("small", IMAGE)
+        until(lambda: client.parity("small").live.checks["error"], "the check fails")
+        assert "its files were changed since it was loaded" in client.parity("small").live.reference_failure
+        assert not client.parity("small").HasField("fallback")
+
+
+def test_a_restart_finds_the_original_in_the_cache(tmp_path: Path) -> None:
+    small_model(tmp_path / "repository")
+
+    def compare_one() -> None:
+        with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as (_, client):
+            client.infer("small", IMAGE)
+            until(lambda: client.parity("small").live.checks["ok"], "it is compared")
+
+    compare_one()
+    compare_one()
+    (entry,) = (tmp_path / "cache" / "originals").iterdir()
+    assert {file.name for file in entry.iterdir()} >= {"model.onnx", "reference.onnx", "model.onnx.data"}
+
+
+def test_without_a_cache_answers_are_compared_all_the_same(tmp_path: Path) -> None:
+    small_model(tmp_path / "repository")
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as (_, client):
+        client.infer("small", IMAGE)
+        until(lambda: client.parity("small").live.checks["ok"], "it is compared")
+
+
+def test_an_unloaded_model_is_compared_and_told_of_no_more(tmp_path: Path) -> None:
+    small_model(tmp_path / "repository")
+    explicit = {"model_control": "explicit", "load_models": ["small"]}
+    with watching(tmp_path / "repository", **explicit) as (server, client):
+        client.infer("small", IMAGE)
+        until(lambda: client.parity("small").live.checks["ok"], "it is compared")
+        client.unload_model("small")
+        told = "foldserve_parity_checks_total"
+        until(lambda: not [name for name, _ in scraped(server) if name == told], "its series go")
+
+
+def test_with_everything_sampled_under_overload_no_request_fails(digits: Digits) -> None:
+    """The worker cannot keep up: it drops and counts, and nobody waits for it."""
+    with watching(shadow_cpu_share=0.001) as (_, client):
+        images = digits[0]
+
+        def load(start: int) -> None:
+            for index in range(start, start + 40):
+                client.infer("digits", {"images": images[index : index + 1]})
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(load, range(0, 320, 40)))
+        until(lambda: sum(live(client).checks.values()) == 320, "every request is compared or counted")
+        assert live(client).checks["dropped"] > 0
+        assert live(client).checks["breach"] == live(client).checks["error"] == 0

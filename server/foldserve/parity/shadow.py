@@ -41,8 +41,11 @@ class Reference(Protocol):
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """The named outputs; the model is opened if it is not. Raises FoldserveError."""
 
-    def close(self) -> None:
+    def rest(self) -> None:
         """Give its memory back; :meth:`run` opens it again."""
+
+    def close(self) -> None:
+        """Give back all that it holds, for good."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +184,7 @@ class Shadow:
 
     def _rest(self) -> None:
         with self._checking:
-            self._reference.close()
+            self._reference.rest()
 
     def _check(self, sample: Sample) -> None:
         with self._checking:

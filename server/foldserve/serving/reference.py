@@ -36,9 +36,14 @@ class LazyReference:
         """See :class:`~foldserve.parity.shadow.Reference`."""
         return self.open().run(inputs, outputs)
 
-    def close(self) -> None:
-        """Give its memory back."""
+    def rest(self) -> None:
+        """Give its memory back; :meth:`run` opens it again."""
         session, self._session = self._session, None
         self.weights_bytes = 0
         if session is not None:
             session.close()
+
+    def close(self) -> None:
+        """Give back all that it holds, for good."""
+        self.rest()
+        self._original.close()

@@ -1,0 +1,255 @@
+"""Comparing answers in the background: what is compared, what is dropped, and what is let go of."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from foldserve.errors import ExecutionFailed, InvalidModel
+from foldserve.observability.parity import ParityMetrics
+from foldserve.parity import shadow_worker
+from foldserve.parity.report import OutputParity, ParityReport, ProbeSource, ProbesReport, Verdict
+from foldserve.parity.shadow import LARGEST_CHECK_ROWS, Breach, Shadow, budgets_in_service
+from foldserve.parity.shadow_worker import MOST_WAITING, ShadowWorker
+from foldserve.runtime.session import Array
+from foldserve.settings import ParityBudget, ReferenceMode, ShadowSettings
+
+BUDGETS = {"y": ParityBudget()}
+
+
+class Doubling:
+    """A reference that answers y = 2x; while ``gate`` is closed it waits."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.rows: list[int] = []
+        self.is_open = False
+        self.failure: Exception | None = None
+
+    def open(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.is_open = True
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        self.open()
+        assert self.gate.wait(30)
+        assert outputs == ["y"]
+        self.rows.append(len(inputs["x"]))
+        return [np.multiply(inputs["x"], np.float32(2))]
+
+    def rest(self) -> None:
+        self.is_open = False
+
+    def close(self) -> None:
+        self.rest()
+
+
+class Watched:
+    """A shadow with all that it needs."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.reference = Doubling()
+        self.worker = ShadowWorker(cpu_share=1.0)
+        self.metrics = ParityMetrics("m", "1", lambda: 7)
+        self.trips: list[Breach] = []
+        rows_are_independent = settings.pop("rows_are_independent", True)
+        self.shadow = Shadow(
+            ShadowSettings.model_validate({"sample_rate": 1.0, "window": 4, "breaches": 2} | settings),
+            BUDGETS,
+            self.reference,
+            self.worker,
+            self.metrics,
+            on_trip=self.trips.append,
+            rows_are_independent=rows_are_independent,
+        )
+
+    def answer(self, factor: float = 2.0, rows: int = 1) -> None:
+        x = np.ones((rows, 3), np.float32)
+        self.shadow.offer({"x": x}, [("y", x * np.float32(factor))], rows)
+
+    def settled(self) -> dict[str, int]:
+        """The checks so far, once nothing waits."""
+        done = threading.Event()
+        self.worker.submit(done.set)
+        assert done.wait(30)
+        return {result: count for result, count in self.metrics.checks.items() if count}
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., Watched]]:
+    made: list[Watched] = []
+
+    def make(**settings: Any) -> Watched:
+        made.append(Watched(**settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.reference.gate.set()
+        one.shadow.close()
+        one.worker.close()
+
+
+Watch = Callable[..., Watched]
+
+
+def test_breaches_trip_once_with_the_input_and_both_answers(watch: Watch) -> None:
+    watched = watch()
+    for factor in (2, 2.1, 2, 2.1, 2.1):
+        watched.answer(factor)
+    assert watched.settled() == {"ok": 2, "breach": 3}
+    (breach,) = watched.trips
+    np.testing.assert_allclose(np.divide(breach.sample.outputs["y"], breach.expected["y"]), 1.05, rtol=1e-6)
+    assert "'y': relative L2 0.05 (budget 1e-05)" in breach.evidence
+    report = watched.shadow.report()
+    assert (report.window_checks, report.window_breaches, report.most_breaches) == (4, 3, 2)
+    assert report.last_breach is not None
+    assert report.reference_bytes == 7
+
+
+def test_a_busy_worker_drops_and_counts_and_keeps_nobody_waiting(watch: Watch) -> None:
+    watched = watch()
+    watched.settled()
+    watched.reference.gate.clear()
+    for _ in range(MOST_WAITING + 5):
+        watched.answer()
+    assert watched.metrics.checks["dropped"] == 5
+    watched.reference.gate.set()
+    assert watched.settled() == {"ok": MOST_WAITING, "dropped": 5}
+    watched.answer()
+    assert watched.settled()["ok"] == MOST_WAITING + 1
+
+
+def test_large_samples_are_bounded_by_their_bytes(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        shadow_worker, "MOST_WAITING_BYTES", 24 * 3
+    )  # an answer has 12 bytes, so has its input
+    watched = watch()
+    watched.settled()
+    watched.reference.gate.clear()
+    for _ in range(5):
+        watched.answer()
+    assert watched.metrics.checks["dropped"] == 2
+    watched.reference.gate.set()
+    assert watched.settled() == {"ok": 3, "dropped": 2}
+
+
+def test_processor_time_beyond_the_share_is_not_spent(watch: Watch) -> None:
+    watched = watch()
+    watched.worker._budget.spend(1000.0)
+    watched.answer()
+    assert watched.settled() == {"dropped": 1}
+
+
+@pytest.mark.parametrize(("independent", "compared"), [(True, LARGEST_CHECK_ROWS), (False, 32)])
+def test_of_a_large_request_some_rows_stand_for_all(watch: Watch, independent: bool, compared: int) -> None:
+    watched = watch(rows_are_independent=independent)
+    watched.answer(rows=32)
+    assert watched.settled() == {"ok": 1}
+    assert watched.reference.rows == [compared]
+
+
+def test_the_share_of_requests_is_about_the_sample_rate(watch: Watch) -> None:
+    watched = watch(sample_rate=0.1)
+    for _ in range(3000):
+        watched.answer()
+    checks = watched.settled()
+    assert 200 < sum(checks.values()) < 400
+
+
+def test_a_reference_that_cannot_be_opened_is_told_of_and_tried_again(watch: Watch) -> None:
+    watched = watch(reference=ReferenceMode.ON_DEMAND)
+    watched.reference.failure = InvalidModel("its files were changed")
+    watched.answer()
+    assert watched.settled() == {"error": 1}
+    assert watched.shadow.report().reference_failure == "its files were changed"
+    watched.reference.failure = None
+    watched.answer()
+    assert watched.settled() == {"error": 1, "ok": 1}
+    assert watched.shadow.report().reference_failure == ""
+
+
+def test_an_input_that_the_reference_refuses_is_an_error_and_no_breach(watch: Watch) -> None:
+    watched = watch()
+    watched.reference.failure = ExecutionFailed("no")
+    watched.answer(factor=5)
+    assert watched.settled() == {"error": 1}
+    assert not watched.shadow.breaker.checks
+
+
+def test_a_resident_reference_is_open_from_the_start(watch: Watch) -> None:
+    watched = watch()
+    assert watched.settled() == {}
+    assert watched.reference.is_open
+
+
+def test_one_on_demand_is_open_from_the_first_check_to_the_next_rest(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow_worker, "REST_AFTER_S", 0.05)
+    watched = watch(reference=ReferenceMode.ON_DEMAND)
+    watched.settled()
+    assert not watched.reference.is_open
+    watched.answer()
+    assert watched.settled() == {"ok": 1}
+    deadline = time.monotonic() + 30
+    while watched.reference.is_open:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_after_close_nothing_is_compared(watch: Watch) -> None:
+    watched = watch()
+    watched.settled()
+    watched.reference.gate.clear()
+    watched.answer()
+    watched.answer()
+    closing = threading.Thread(target=watched.shadow.close)
+    closing.start()
+    watched.reference.gate.set()
+    closing.join(30)
+    assert not watched.reference.is_open
+    compared = watched.settled().get("ok", 0)
+    watched.answer()
+    assert watched.settled().get("ok", 0) == compared <= 1
+    assert not watched.reference.is_open
+
+
+def test_samples_are_let_go_of(watch: Watch) -> None:
+    watched = watch()
+    for _ in range(3):
+        watched.answer()
+    watched.settled()
+    assert (watched.worker._waiting, watched.worker._waiting_bytes) == (0, 0)
+
+
+def report(verdict: Verdict, relative_l2: float) -> ParityReport:
+    output = OutputParity(
+        output="y",
+        relative_l2=relative_l2,
+        scaled_max=relative_l2,
+        top1_agreement=None,
+        mismatches=0,
+        within_budget=relative_l2 <= 1e-5,
+    )
+    return ParityReport(
+        verdict=verdict,
+        explanation="",
+        reference="",
+        candidate="",
+        budget=ParityBudget(),
+        outputs=(output,),
+        probes=ProbesReport(source=ProbeSource.SYNTHETIC, seed=1, shapes=(), refused=()),
+    )
+
+
+def test_an_inaccurate_original_is_allowed_its_error_in_service() -> None:
+    budgets = budgets_in_service(report(Verdict.ORIGINAL_INACCURATE, 1e-4), ["y", "z"])
+    assert budgets["y"].relative_l2 == pytest.approx(3e-4)
+    assert budgets["y"].scaled_max == pytest.approx(3e-4)
+    assert budgets["z"] == ParityBudget()
+    assert budgets_in_service(report(Verdict.BREACH, 1e-4), ["y"])["y"] == ParityBudget()
