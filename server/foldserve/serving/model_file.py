@@ -8,6 +8,7 @@ import onnx_ir as ir
 from foldserve.errors import InvalidModel
 from foldserve.importing import import_cached, import_program
 from foldserve.observability.logging import get_logger
+from foldserve.serving.onnx_message import read_message
 from foldserve.serving.repository import ModelVersion
 from foldserve.settings import ServerSettings
 
@@ -42,11 +43,15 @@ def read_model(file: Path) -> ir.Model:
     External data must lie in the file's own folder: a model is not a way to read other files of this machine.
     """
     try:
-        model = ir.load(file)
+        message, weights = read_message(file)
+        model = ir.from_proto(message)
     except Exception as error:  # protobuf, onnx-ir and numpy each have their own
         raise InvalidModel(f"{file} is not a readable ONNX model: {error}; export it again") from error
     if not model.graph.outputs:  # an empty file is a message, too
         raise InvalidModel(f"{file} holds a graph without outputs, or none at all; export it again")
+    for value in model.graph.initializers.values():
+        value.const_value = weights.get(value.name or "", value.const_value)
+    ir.external_data.set_base_dir(model.graph, file.parent)
     _leave_message(model)
     folder = file.parent.resolve()
     for graph in model.graphs():
