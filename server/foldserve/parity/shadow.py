@@ -13,13 +13,15 @@ from typing import Protocol
 
 from foldserve.errors import FoldserveError
 from foldserve.observability.logging import get_logger
-from foldserve.observability.parity import ParityMetrics, WindowParity
+from foldserve.observability.parity import DriftScores, ParityMetrics, WindowParity
 from foldserve.parity.breach_folder import BreachFolder
 from foldserve.parity.breaker import Breaker, Check
+from foldserve.parity.drift import DriftMonitor, DriftReport
 from foldserve.parity.gate import keeps
 from foldserve.parity.measures import distance
 from foldserve.parity.report import BreachReport, LiveParity, OutputParity, ParityReport, Verdict
 from foldserve.parity.shadow_worker import ShadowWorker
+from foldserve.parity.statistics import Statistics
 from foldserve.runtime.session import Array
 from foldserve.settings import ParityBudget, ReferenceMode, ShadowSettings
 
@@ -34,6 +36,10 @@ log = get_logger()
 
 class Reference(Protocol):
     """The unfolded, unoptimised model; used by one thread."""
+
+    statistics: Statistics | None
+    """Of its BatchNorms, by which the drift of the inputs is seen; None where it has none, or before it was
+    opened."""
 
     def open(self) -> object:
         """Open the model if it is not. Raises FoldserveError."""
@@ -110,6 +116,7 @@ class Shadow:
         self._log = log.bind(model=metrics.labels[0], version=metrics.labels[1])
         self._last_breach: Breach | None = None
         self._reference_failure = ""
+        self._drift: DriftMonitor | None = None
         self._settings = settings
         self._budgets = budgets
         self._reference = reference
@@ -166,12 +173,17 @@ class Shadow:
             reference_failure=self._reference_failure,
         )
 
+    def drift(self) -> DriftReport | None:
+        """How far the inputs are from those of training; None where that cannot be known, or not yet."""
+        return self._drift.report() if self._drift is not None else None
+
     def close(self) -> None:
         """Compare nothing more, and give the reference back; waits for a comparison that runs."""
         self._closed = True
         self._worker.forget(self._rest)
         with self._checking:
             self._reference.close()
+        self._on_trip = _nothing  # what it calls knows the servable, which else waited for the collector
 
     def _open(self) -> None:
         with self._checking:
@@ -179,6 +191,7 @@ class Shadow:
                 return
             try:
                 self._reference.open()
+                self._taps()
             except FoldserveError as error:
                 self._tell_failure(str(error))
 
@@ -193,12 +206,16 @@ class Shadow:
             names = list(sample.outputs)
             started = time.thread_time()
             try:
-                expected = dict(zip(names, self._reference.run(sample.inputs, names), strict=True))
+                self._reference.open()
+                taps = self._taps()
+                answers = self._reference.run(sample.inputs, [*names, *taps])
             except FoldserveError as error:
                 self.metrics.count("error")
                 self._tell_failure(str(error))
                 return
+            expected = dict(zip(names, answers, strict=False))
             self._reference_failure = ""
+            self._observe_drift(answers[len(names) :], sample.rows)
             self.metrics.count_reference(time.thread_time() - started, sample.rows)
             check = self._compared(sample, expected)
             trips = self.breaker.observe(check)
@@ -211,6 +228,19 @@ class Shadow:
             self._tell(breach)
         if trips:
             self._on_trip(breach)
+
+    def _taps(self) -> Sequence[str]:
+        """The outputs of the reference that show the inputs' drift."""
+        statistics = self._reference.statistics
+        if statistics is None:
+            return ()
+        if self._drift is None:
+            self._drift = DriftMonitor(statistics, self._settings.drift_window)
+        return statistics.outputs
+
+    def _observe_drift(self, taps: Sequence[Array], rows: int) -> None:
+        if self._drift is not None and (report := self._drift.observe(taps, rows)) is not None:
+            self.metrics.drift = _scores(report)
 
     def _tell_failure(self, reason: str) -> None:
         """Log why answers cannot be compared, once for each reason."""
@@ -259,6 +289,23 @@ def budgets_in_service(report: ParityReport, outputs: Iterable[str]) -> dict[str
                 scaled_max=max(report.budget.scaled_max, ALLOWANCE * found.scaled_max),
             )
     return budgets
+
+
+def _nothing(_: Breach) -> None:
+    """What a trip does once nothing serves any more."""
+
+
+def _scores(report: DriftReport) -> DriftScores:
+    layers = {
+        (layer.layer, measure): score
+        for layer in report.layers
+        for measure, score in (("mean", layer.mean), ("variance", layer.variance))
+    }
+    overall, baseline = (
+        {} if scores is None else {"mean": scores.mean, "variance": scores.variance}
+        for scores in (report.overall, report.baseline)
+    )
+    return DriftScores(layers, overall, baseline, report.windows)
 
 
 def _evidence(check: Check, budgets: Mapping[str, ParityBudget]) -> str:
