@@ -34,6 +34,14 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ServerSettings(repository=(Path("~nobody-here"),))
 
 
+def test_a_repository_is_given_once_however_it_is_spelt(tmp_path: Path) -> None:
+    """Else each of its models would be in two repositories, and be refused."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    for again in (tmp_path, tmp_path / "x" / "..", tmp_path / "link"):
+        with pytest.raises(ValidationError, match="twice, in whatever spelling; leave one out"):
+            ServerSettings(repository=(tmp_path, again))
+
+
 @pytest.mark.parametrize(
     ("given", "names"),
     [

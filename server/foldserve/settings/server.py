@@ -105,6 +105,10 @@ class ServerSettings(ModelDefaults):
     @model_validator(mode="after")
     def _contradictions(self) -> Self:
         """Refuse settings that cannot hold together, by both names."""
+        folders = [path.resolve() for path in self.repository]
+        for path, folder in zip(self.repository, folders, strict=True):
+            if folders.count(folder) > 1:
+                raise ValueError(f"repository has {path} twice, in whatever spelling; leave one out")
         if self.grpc_port and self.grpc_port == self.http_port:
             raise ValueError(f"grpc_port and http_port are both {self.grpc_port}; each needs its own")
         if self.instances is not None and self.instances > self.grpc_workers:
