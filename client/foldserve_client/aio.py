@@ -5,7 +5,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
-from foldserve_proto.fold_service_pb2 import GetFoldReportResponse, GetParityResponse
+from foldserve_proto.fold_service_pb2 import (
+    GetDriftResponse,
+    GetFoldReportResponse,
+    GetParityResponse,
+    ResetFallbackResponse,
+)
 from foldserve_proto.fold_service_pb2_grpc import FoldServiceStub
 from foldserve_proto.grpc_service_pb2 import (
     ModelMetadataResponse,
@@ -133,8 +138,18 @@ class AsyncClient:
     async def parity(
         self, model: str, *, version: str = "", timeout: float | None = None
     ) -> GetParityResponse:
-        """How near the served model is to the original, as measured when it was loaded."""
+        """How near the served model is to the original, as measured at load and since then."""
         return await self._run(self._exchanges.parity(model, version), timeout)
+
+    async def drift(self, model: str, *, version: str = "", timeout: float | None = None) -> GetDriftResponse:
+        """How far sampled inputs have drifted from what the model's BatchNorms saw in training."""
+        return await self._run(self._exchanges.drift(model, version), timeout)
+
+    async def reset_fallback(
+        self, model: str, *, version: str = "", timeout: float | None = None
+    ) -> ResetFallbackResponse:
+        """Let a model that fell back to its unfolded form answer again as it was loaded."""
+        return await self._run(self._exchanges.reset_fallback(model, version), timeout)
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

@@ -5,7 +5,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
-from foldserve_proto.fold_service_pb2 import GetFoldReportResponse, GetParityResponse
+from foldserve_proto.fold_service_pb2 import (
+    GetDriftResponse,
+    GetFoldReportResponse,
+    GetParityResponse,
+    ResetFallbackResponse,
+)
 from foldserve_proto.fold_service_pb2_grpc import FoldServiceStub
 from foldserve_proto.grpc_service_pb2 import (
     ModelMetadataResponse,
@@ -127,8 +132,18 @@ class Client:
         return self._run(self._exchanges.fold_report(model, version), timeout)
 
     def parity(self, model: str, *, version: str = "", timeout: float | None = None) -> GetParityResponse:
-        """How near the served model is to the original, as measured when it was loaded."""
+        """How near the served model is to the original, as measured at load and since then."""
         return self._run(self._exchanges.parity(model, version), timeout)
+
+    def drift(self, model: str, *, version: str = "", timeout: float | None = None) -> GetDriftResponse:
+        """How far sampled inputs have drifted from what the model's BatchNorms saw in training."""
+        return self._run(self._exchanges.drift(model, version), timeout)
+
+    def reset_fallback(
+        self, model: str, *, version: str = "", timeout: float | None = None
+    ) -> ResetFallbackResponse:
+        """Let a model that fell back to its unfolded form answer again as it was loaded."""
+        return self._run(self._exchanges.reset_fallback(model, version), timeout)
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

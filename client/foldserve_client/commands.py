@@ -120,6 +120,24 @@ def report(
 
 
 @app.command()
+def drift(
+    model: Model, *, version: Version = "", address: Address = DEFAULT_ADDRESS, as_json: AsJson = False
+) -> None:
+    """Show how far sampled inputs have drifted from what the model's BatchNorms saw in training."""
+    with _client(address) as client:
+        _show(client.drift(model, version=version), display.drift, as_json)
+
+
+@app.command()
+def reset(model: Model, *, version: Version = "", address: Address = DEFAULT_ADDRESS) -> None:
+    """Let a model that fell back to its unfolded form answer again as it was loaded."""
+    with _client(address) as client:
+        response = client.reset_fallback(model, version=version)
+    was = "had fallen back" if response.was_active else "had not fallen back"
+    print(f"{model} version {response.model_version} {was}; the {response.variant} model answers")
+
+
+@app.command()
 def models(*, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     """List the models, their states, and why one is not ready."""
     with _client(address) as client:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import numpy as np
 from foldserve_proto import fold_service_pb2 as fold_pb
@@ -104,15 +105,6 @@ def parity(response: fold_pb.GetParityResponse) -> RenderableType:
     """The verdict and its reasons, then output by output."""
     report = response.report
     budget = report.budget
-    outputs = _table("output", "relative L2", "scaled max", "top-1 agreement", "within budget")
-    for output in report.outputs:
-        outputs.add_row(
-            escape(output.output),
-            f"{output.relative_l2:.2e}",
-            f"{output.scaled_max:.2e}",
-            f"{output.top1_agreement:.2%}" if output.HasField("top1_agreement") else "",
-            "yes" if output.within_budget else "NO",
-        )
     facts = {
         "parity": report.verdict,
         "explanation": report.explanation,
@@ -128,7 +120,72 @@ def parity(response: fold_pb.GetParityResponse) -> RenderableType:
             f"{len(report.sites)} values compared, {wrong} wrong, the farthest is '{worst.original_value}' "
             f"(relative L2 {worst.relative_l2:.2e})"
         )
-    return Group(_facts(facts), outputs)
+    shown = [_facts(facts), _outputs(report.outputs)]
+    if response.HasField("live"):
+        shown += [_facts(_live_facts(response)), _outputs(response.live.outputs)]
+    return Group(*shown)
+
+
+def drift(response: fold_pb.GetDriftResponse) -> RenderableType:
+    """The average of all layers, its baseline, then layer by layer."""
+    facts = {"model": f"{response.model_name} version {response.model_version}"}
+    if response.unavailable:
+        return _facts(facts | {"drift": f"unknown: {response.unavailable}"})
+    drift = response.drift
+    unusable = f", {drift.unusable_rows} rows with NaN or infinity left out" if drift.unusable_rows else ""
+    facts["windows"] = f"{drift.windows} of {drift.window_rows} rows each, {drift.rows} rows so far{unusable}"
+    scores = _table("layer", "mean", "variance")
+    if drift.HasField("overall"):
+        scores.add_row("[bold]all layers[/bold]", *_scores(drift.overall))
+    if drift.HasField("baseline"):
+        scores.add_row("[bold]all layers, first windows[/bold]", *_scores(drift.baseline))
+    for layer in drift.layers:
+        scores.add_row(escape(layer.layer), *_scores(layer))
+    if not drift.windows:
+        return _facts(facts | {"drift": "unknown before the first window is whole"})
+    return Group(_facts(facts), scores)
+
+
+def _scores(drift: fold_pb.DriftScores | fold_pb.LayerDrift) -> tuple[str, str]:
+    return f"{drift.mean:.3f}", f"{drift.variance:.3f}"
+
+
+def _outputs(found: Iterable[fold_pb.OutputParity]) -> Table:
+    outputs = _table("output", "relative L2", "scaled max", "top-1 agreement", "within budget")
+    for output in found:
+        outputs.add_row(
+            escape(output.output),
+            f"{output.relative_l2:.2e}",
+            f"{output.scaled_max:.2e}",
+            f"{output.top1_agreement:.2%}" if output.HasField("top1_agreement") else "",
+            "yes" if output.within_budget else "NO",
+        )
+    return outputs
+
+
+def _live_facts(response: fold_pb.GetParityResponse) -> dict[str, str]:
+    """Parity since the load."""
+    live = response.live
+    facts = {
+        "in service": ", ".join(f"{count} {result}" for result, count in sorted(live.checks.items())),
+        "last checks": (
+            f"{live.window_breaches} of {live.window_checks} breaches; {live.most_breaches} are too many"
+        ),
+    }
+    if live.reference_failure:
+        facts["not compared"] = live.reference_failure
+    if live.HasField("last_breach"):
+        facts["last breach"] = f"{_time(live.last_breach.at)}: {live.last_breach.evidence}"
+    if response.HasField("fallback"):
+        facts["fallback"] = (
+            f"since {_time(response.fallback.since)} the unfolded model answers; reset it with "
+            f"'foldserve-client reset {response.model_name}'"
+        )
+    return facts
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 def _mean_ms(duration: pb.StatisticDuration) -> str:

@@ -122,6 +122,16 @@ class Exchanges:
         request = fold_pb.GetParityRequest(name=model, version=version)
         return (yield from Call(lambda stubs: stubs.fold.GetParity, request))
 
+    def drift(self, model: str, version: str) -> Exchange[fold_pb.GetDriftResponse]:
+        """How far the inputs have drifted from those of training."""
+        request = fold_pb.GetDriftRequest(name=model, version=version)
+        return (yield from Call(lambda stubs: stubs.fold.GetDrift, request))
+
+    def reset_fallback(self, model: str, version: str) -> Exchange[fold_pb.ResetFallbackResponse]:
+        """Let a model answer again in the form that it was loaded in."""
+        request = fold_pb.ResetFallbackRequest(name=model, version=version)
+        return (yield from Call(lambda stubs: stubs.fold.ResetFallback, request))
+
     def infer(
         self,
         model: str,

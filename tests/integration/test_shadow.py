@@ -267,3 +267,42 @@ def test_with_everything_sampled_under_overload_no_request_fails(digits: Digits)
         until(lambda: sum(live(client).checks.values()) == 320, "every request is compared or counted")
         assert live(client).checks["dropped"] > 0
         assert live(client).checks["breach"] == live(client).checks["error"] == 0
+
+
+def test_drift_of_the_inputs_is_scored_window_by_window(digits: Digits) -> None:
+    """Real digits are like those of training; the same ones without normalisation are far away."""
+    with watching(shadow=ALWAYS | {"drift_window": 64}) as (server, client):
+        images = digits[0]
+
+        def ask(factor: float, images: NDArray[np.float32]) -> None:
+            for start in range(0, len(images), 8):
+                client.infer("digits", {"images": images[start : start + 8] * np.float32(factor)})
+                until(lambda: not server._manager._shadowing._worker._waiting, "nothing waits")
+
+        assert not client.drift("digits").drift.HasField("overall")
+        assert not [name for name, _ in scraped(server) if name == "foldserve_drift_overall"]
+        ask(1, images[:320])
+        like_training = client.drift("digits").drift
+        assert (like_training.windows, like_training.rows, len(like_training.layers)) == (5, 320, 4)
+        assert like_training.overall.mean < 0.3
+        assert like_training.HasField("baseline")
+        ask(16, images[:64])
+        far = client.drift("digits").drift
+        assert far.overall.mean > 10 * like_training.overall.mean
+        assert far.baseline == like_training.baseline
+        samples = scraped(server)
+        assert samples[of_digits("foldserve_drift_overall", measure="mean")] == far.overall.mean
+        assert samples[of_digits("foldserve_drift_baseline", measure="variance")] == far.baseline.variance
+        assert samples[of_digits("foldserve_drift_windows_total")] == 6
+        layer = far.layers[0]
+        assert samples[of_digits("foldserve_drift_score", layer=layer.layer, measure="mean")] == layer.mean
+
+
+def test_a_model_without_batchnorms_has_no_drift_and_says_so(tmp_path: Path) -> None:
+    add_model(tmp_path / "repository", "small", chain(["batch", 3, 8, 8], convolution(3)))
+    with watching(tmp_path / "repository") as (_, client):
+        client.infer("small", IMAGE)
+        until(lambda: client.parity("small").live.checks["ok"], "it is compared")
+        response = client.drift("small")
+        assert not response.HasField("drift")
+        assert "no BatchNorm" in response.unavailable

@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from pydantic import BaseModel
 
 from foldserve.observability.logging import get_logger
+from foldserve.serving.facts import drift_unavailable
 from foldserve.serving.manager import ModelManager
 
 log = get_logger()
@@ -50,6 +51,17 @@ class FoldServicer(service.FoldServiceServicer):
             json_format.ParseDict(_as_json(servable.shadow.report()), response.live)
         if servable.fallback is not None:
             json_format.ParseDict(_as_json(servable.fallback), response.fallback)
+        return response
+
+    def GetDrift(self, request: pb.GetDriftRequest, context: grpc.ServicerContext) -> pb.GetDriftResponse:
+        """How far the inputs have drifted from those of training."""
+        servable = self._manager.servable(request.name, request.version)
+        response = pb.GetDriftResponse(model_name=servable.name, model_version=str(servable.version))
+        drift = servable.shadow.drift() if servable.shadow is not None else None
+        if drift is not None:
+            json_format.ParseDict(_as_json(drift), response.drift)
+        else:
+            response.unavailable = drift_unavailable(servable)
         return response
 
     def ResetFallback(

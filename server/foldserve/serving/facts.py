@@ -53,6 +53,21 @@ def _served(servable: Servable) -> str:
     return "nothing folded" if fold.sites else "nothing to fold"
 
 
+def drift_unavailable(servable: Servable) -> str:
+    """Why nothing is known of the drift of a servable's inputs; empty where something is."""
+    shadow = servable.shadow
+    if shadow is None:
+        return "no answers of this model are compared in service; set shadow.sample_rate and shadow.reference"
+    if shadow.drift() is not None:
+        return ""
+    if not any(site.operator == BATCH_NORMALIZATION for site in servable.provenance.fold_report.sites):
+        return (
+            "the model has no BatchNorm whose statistics could be compared; many exporters fold them away: "
+            "export it with BatchNorm kept (torch.export.save, and serve the .pt2)"
+        )
+    return shadow.report().reference_failure or "nothing was compared yet"
+
+
 def publish(servable: Servable, metrics: Metrics) -> None:
     """Set the gauges of a servable that just became ready, in place of those of the one before it."""
     withdraw(servable.name, servable.version, metrics)

@@ -1,6 +1,6 @@
 """The original form of a model that serves, on disk: what answers are compared with, and what may take over.
 
-    <cache>/originals/<key>/model.onnx, reference.onnx, model.onnx.data
+    <cache>/originals/<key>/model.onnx, reference.onnx, model.onnx.data, batch_norms.npz
 
 Both graphs share the weights. ``reference.onnx`` is the same model, with further outputs by which the drift
 of the inputs is seen. All is made when it is first needed, for the next start, too.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from foldserve.parity.taps import tapped
 from foldserve.serving.model_file import without_files
 from foldserve.serving.original import ORIGINAL, REFERENCE, WEIGHTS, OriginalRecord
 
@@ -12,5 +13,12 @@ def write(model: ir.Model, folder: Path) -> OriginalRecord:
     """Write both graphs and their weights into ``folder``, which exists."""
     ir.save(without_files(model), folder / ORIGINAL, external_data=WEIGHTS)
     # Read again, its weights lie in the file, and whatever is saved refers to them there.
-    ir.save(ir.load(folder / ORIGINAL), folder / REFERENCE)
+    original = ir.load(folder / ORIGINAL)
+    with_taps = tapped(original)
+    if with_taps is None:
+        ir.save(original, folder / REFERENCE)
+    else:
+        reference, statistics = with_taps
+        ir.save(reference, folder / REFERENCE)
+        statistics.save(folder)
     return OriginalRecord(weights_bytes=(folder / WEIGHTS).stat().st_size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from foldserve.parity.statistics import Statistics
 from foldserve.runtime.session import Array, Session
 from foldserve.serving.ladder import Optimisation
 from foldserve.serving.opening import Opening
@@ -23,6 +24,8 @@ class LazyReference:
         self.weights_bytes = 0
         """What its weights take while it is open."""
 
+        self.statistics: Statistics | None = None
+
     def open(self) -> Session:
         """The open model; raises what :meth:`Original.files` and opening a session raise."""
         if self._session is None:
@@ -30,6 +33,7 @@ class LazyReference:
             session = self._opening.open(folder / REFERENCE, ProviderChoice.CPU, Optimisation.OFF, THREADS)
             self._session = reshaped(session, self._opening.settings)
             self.weights_bytes = record.weights_bytes
+            self.statistics = Statistics.load(folder)
         return self._session
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:

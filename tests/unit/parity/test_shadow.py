@@ -22,6 +22,8 @@ BUDGETS = {"y": ParityBudget()}
 class Doubling:
     """A reference that answers y = 2x; while ``gate`` is closed it waits."""
 
+    statistics = None
+
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()

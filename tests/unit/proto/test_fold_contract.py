@@ -6,6 +6,7 @@ from typing import get_args, get_origin
 
 import pytest
 from foldserve.folding.report import FoldReport
+from foldserve.parity.drift import DriftReport
 from foldserve.parity.report import LiveParity, ParityReport
 from foldserve.serving.servable import Fallback
 from foldserve_proto import fold_service_pb2 as pb
@@ -20,8 +21,9 @@ from pydantic import BaseModel
         (ParityReport, pb.ParityReport.DESCRIPTOR),
         (LiveParity, pb.LiveParity.DESCRIPTOR),
         (Fallback, pb.Fallback.DESCRIPTOR),
+        (DriftReport, pb.Drift.DESCRIPTOR),
     ],
-    ids=["fold", "parity", "live parity", "fallback"],
+    ids=["fold", "parity", "live parity", "fallback", "drift"],
 )
 def test_messages_have_the_fields_of_the_reports(report: type[BaseModel], message: Descriptor) -> None:
     assert sorted(names_in_message(message)) == sorted(names_in_model(report))
