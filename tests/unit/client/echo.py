@@ -136,6 +136,8 @@ class ReportServicer(fold_service.FoldServiceServicer):
     def __init__(self) -> None:
         self.variant = "folded"
         self.fold = _fold_report()
+        self.has_fallen_back = False
+        self.drift_unavailable = ""
 
     def GetFoldReport(
         self, request: fold_pb.GetFoldReportRequest, context: grpc.ServicerContext
@@ -160,7 +162,33 @@ class ReportServicer(fold_service.FoldServiceServicer):
         report.outputs.add(output="logits", relative_l2=1.5e-7, top1_agreement=1.0, within_budget=True)
         for value, distance in (("conv1", 1e-7), ("conv2", 2e-7)):
             report.sites.add(original_value=value, relative_l2=distance, within_budget=True)
+        if self.has_fallen_back:
+            response.live.checks.update({"ok": 40, "breach": 3, "dropped": 2, "error": 0})
+            response.live.window_checks, response.live.window_breaches, response.live.most_breaches = 20, 3, 3
+            response.live.outputs.add(output="logits", relative_l2=0.02)
+            response.live.last_breach.evidence = "'logits': relative L2 0.02"
+            response.fallback.reason = "parity_breach"
         return response
+
+    def GetDrift(
+        self, request: fold_pb.GetDriftRequest, context: grpc.ServicerContext
+    ) -> fold_pb.GetDriftResponse:
+        response = fold_pb.GetDriftResponse(model_name=request.name, model_version="1")
+        if self.drift_unavailable:
+            response.unavailable = self.drift_unavailable
+            return response
+        response.drift.window_rows, response.drift.windows, response.drift.rows = 64, 2, 130
+        response.drift.layers.add(layer="bn[1]", mean=0.25, variance=0.125)
+        response.drift.overall.mean, response.drift.overall.variance = 0.375, 0.5
+        return response
+
+    def ResetFallback(
+        self, request: fold_pb.ResetFallbackRequest, context: grpc.ServicerContext
+    ) -> fold_pb.ResetFallbackResponse:
+        was_active, self.has_fallen_back = self.has_fallen_back, False
+        return fold_pb.ResetFallbackResponse(
+            model_name=request.name, model_version="1", variant="folded", was_active=was_active
+        )
 
 
 def _fold_report() -> fold_pb.FoldReport:

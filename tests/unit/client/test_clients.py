@@ -16,7 +16,7 @@ from foldserve_client import (
     Unavailable,
 )
 from unit.client.both import AnyClient
-from unit.client.echo import EchoServicer
+from unit.client.echo import EchoServicer, ReportServicer
 
 IMAGES = np.arange(8, dtype=np.float32).reshape(2, 4)
 
@@ -177,6 +177,15 @@ def test_reports(client: AnyClient) -> None:
     assert (fold.model_name, fold.model_version) == ("echo", "7")
     assert [site.outcome for site in fold.report.sites] == ["folded", "stayed", "folded"]
     assert client.parity("echo").report.outputs[0].top1_agreement == 1.0
+    assert client.drift("echo").drift.overall.variance == 0.5
+
+
+def test_a_fallback_is_told_of_and_reset(client: AnyClient, reports: ReportServicer) -> None:
+    assert not client.parity("echo").HasField("fallback")
+    reports.has_fallen_back = True
+    assert client.parity("echo").live.checks["breach"] == 3
+    assert client.reset_fallback("echo").was_active
+    assert not client.reset_fallback("echo").was_active
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:

@@ -181,3 +181,32 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "typer", None)
     with pytest.raises(SystemExit, match=r"pip install 'foldserve-client\[cli\]'"):
         cli.main()
+
+
+def test_report_tells_of_parity_in_service_and_the_fallback(address: str, reports: ReportServicer) -> None:
+    assert "in service" not in run("report", "echo", "--address", address).output
+    reports.has_fallen_back = True
+    shown = run("report", "echo", "--address", address).output
+    assert "3 breach, 2 dropped, 0 error, 40 ok" in shown
+    assert "3 of 20 breaches; 3 are too many" in shown
+    assert "'logits': relative L2 0.02" in shown
+    assert "foldserve-client reset echo" in shown
+
+
+def test_reset_says_what_answers_now(address: str, reports: ReportServicer) -> None:
+    reports.has_fallen_back = True
+    assert run("reset", "echo", "--address", address).output == (
+        "echo version 1 had fallen back; the folded model answers\n"
+    )
+    assert "had not fallen back" in run("reset", "echo", "--address", address).output
+
+
+def test_drift_shows_every_layer_or_why_there_is_none(address: str, reports: ReportServicer) -> None:
+    shown = run("drift", "echo", "--address", address).output
+    assert "2 of 64 rows each, 130 rows so far" in shown
+    assert [line.split() for line in shown.splitlines() if "0.250" in line] == [["bn[1]", "0.250", "0.125"]]
+    assert "0.375" in shown
+    as_json = json.loads(run("drift", "echo", "--address", address, "--json").output)
+    assert as_json["drift"]["layers"][0]["variance"] == 0.125
+    reports.drift_unavailable = "the model has no BatchNorm"
+    assert "unknown: the model has no BatchNorm" in run("drift", "echo", "--address", address).output
