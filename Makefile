@@ -88,7 +88,7 @@ bench-folding: setup $(FOLDERS_VENV)/.complete ## Compare folding with other too
 	PYTHONPATH=tests $(BIN)/python benchmarks/folding_speed.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/folding_tables.py
 
-bench-serving: setup ## Measure serving beside its limits: throughput, latency, overload, loading, memory (35 minutes)
+bench-serving: setup ## Measure serving beside its limits: throughput, latency, overload, loading, memory, shadow (40 minutes)
 	@command -v h2load >/dev/null || { echo 'h2load is missing: apt-get install nghttp2-client'; exit 1; }
 	$(BIN)/python benchmarks/serving_rpc.py
 	$(BIN)/python benchmarks/serving_rpc.py --large
@@ -97,6 +97,7 @@ bench-serving: setup ## Measure serving beside its limits: throughput, latency, 
 	$(BIN)/python benchmarks/serving_overload.py
 	$(BIN)/python benchmarks/serving_loading.py
 	$(BIN)/python benchmarks/serving_memory.py
+	$(BIN)/python benchmarks/shadow_latency.py
 	$(BIN)/python benchmarks/serving_tables.py
 
 lint: setup ## Check style, formatting and types

@@ -144,6 +144,24 @@ def memory(result: Result) -> str:
     return "\n".join(rows)
 
 
+def shadow(result: Result) -> str:
+    """One row per model and share of requests that are compared."""
+    rows = [
+        "| model | requests/s | compared | p50 | p99 | p99.9 | p50 ÷ off | p99 ÷ off | checked | dropped |",
+        "|---" * 10 + "|",
+    ]
+    for model, row in result["models"].items():
+        for name, server in row["servers"].items():
+            times = " | ".join(f"{server[f'p{percent}_ms']:.2f} ms" for percent in ("50", "99", "99.9"))
+            ratios = " | ".join(f"{server[f'{key}_ms_relative_to_off']:.2f} ×" for key in ("p50", "p99"))
+            checks = server["checks"]
+            rows.append(
+                f"| {model} | {row['requests_per_s']:.0f} | {name} | {times} | {ratios} "
+                f"| {checks['ok'] + checks['breach']:.0f} | {checks['dropped']:.0f} |"
+            )
+    return "\n".join(rows)
+
+
 def summary(results: dict[str, Result]) -> str:
     """What was aimed at and what was measured."""
     many, one = (
@@ -186,6 +204,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "serving_overload": overload,
     "serving_loading": loading,
     "serving_memory": memory,
+    "shadow_latency": shadow,
 }
 
 
