@@ -5,17 +5,16 @@ from U(0, 1) (a scaled one) in turn, 8-bit integers over their whole range, wide
 valid as an index, a mask and a number.
 """
 
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 from foldserve.errors import ExecutionFailed, InvalidModel
 from foldserve.parity.measures import is_float
 from foldserve.parity.report import ProbeSource
+from foldserve.parity.samples import in_batches, read_samples
 from foldserve.runtime.session import Array, Session
 from foldserve.runtime.tensors import TensorSpec
 
@@ -67,18 +66,17 @@ def load_samples(path: Path, inputs: Sequence[TensorSpec], *, largest_batch: int
     The first sample alone, then all of them in batches of ``largest_batch`` (or of the model's fixed batch).
     Raises :class:`InvalidModel` naming the file and the array at fault.
     """
-    if not zipfile.is_zipfile(path):
-        raise InvalidModel(f"{path}: cannot be read as .npz (no such archive); write it with numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InvalidModel(f"{path}: cannot be read as .npz ({error}); write it with numpy.savez") from error
-    samples = {spec.name: _checked(path, spec, arrays) for spec in inputs}
-    probes = tuple(_batches(samples, inputs, largest_batch))
-    if not probes:
+    samples = read_samples(path, inputs)
+    batches = tuple(in_batches(samples, inputs, largest_batch))
+    if not batches:
         raise InvalidModel(f"{path}: too few samples for one batch of the model")
-    return ProbeSet(ProbeSource.SAMPLES, probes)
+    single = next(in_batches(samples, inputs, 1))
+    alone = () if _shapes(single) == _shapes(batches[0]) else (single,)
+    return ProbeSet(ProbeSource.SAMPLES, (*alone, *batches))
+
+
+def _shapes(probe: Probe) -> list[tuple[int, ...]]:
+    return [array.shape for array in probe.values()]
 
 
 def _has_dynamic_batch(inputs: Sequence[TensorSpec]) -> bool:
@@ -132,43 +130,3 @@ def _values(
         low, high = (-128, 128) if dtype == np.int8 else (0, 256)
         return np.asarray(generator.integers(low, high, shape)).astype(dtype)
     return np.asarray(generator.integers(0, 2, shape)).astype(dtype)
-
-
-def _checked(path: Path, spec: TensorSpec, arrays: Mapping[str, Array]) -> Array:
-    """The samples of one input, in its dtype."""
-    if spec.name not in arrays:
-        raise InvalidModel(f"{path}: no array '{spec.name}'; name the arrays like the model's inputs")
-    array = arrays[spec.name]
-    if spec.dtype == ml_dtypes.bfloat16 and array.dtype == np.dtype("V2"):
-        array = array.view(spec.dtype)  # .npz keeps the bytes of a bfloat16 array but not its name
-    elif spec.dtype == np.object_ and array.dtype.kind in "SU":
-        strings = [text.encode() if isinstance(text, str) else text for text in array.ravel().tolist()]
-        array = np.array(strings, np.object_).reshape(array.shape)
-    if array.dtype != spec.dtype:
-        raise InvalidModel(f"{path}: array '{spec.name}' is {array.dtype}, the model takes {spec.dtype}")
-    if spec.shape is not None and not _fits(array.shape[1:], spec.shape[1:]):
-        raise InvalidModel(
-            f"{path}: array '{spec.name}' has shape {list(array.shape)}, the model takes {list(spec.shape)}"
-        )
-    return array
-
-
-def _fits(shape: tuple[int, ...], expected: tuple[int | str | None, ...]) -> bool:
-    return len(shape) == len(expected) and all(
-        size == dim or not isinstance(dim, int) for size, dim in zip(shape, expected, strict=True)
-    )
-
-
-def _batches(samples: Probe, inputs: Sequence[TensorSpec], largest_batch: int) -> Iterator[Probe]:
-    lengths = {array.shape[:1] for array in samples.values()}
-    fixed = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)}
-    if len(lengths) != 1 or lengths == {()} or len(fixed) > 1:
-        yield samples  # no common batch axis
-        return
-    ((rows,),) = lengths
-    batch = next(iter(fixed)) if fixed else min(largest_batch, rows)
-    if not fixed and batch > 1:
-        yield {name: array[:1] for name, array in samples.items()}
-    last = rows - batch if fixed else rows - 1
-    for start in range(0, last + 1, batch):
-        yield {name: array[start : start + batch] for name, array in samples.items()}
