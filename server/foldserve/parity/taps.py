@@ -1,0 +1,155 @@
+"""Taps: outputs beside a model's own that show what its BatchNorms read.
+
+For every BatchNormalization of the main graph whose statistics are constants:
+
+    x → Cast to float32 → BatchNormalization(γ = 1, β = 0, μ, σ², ε) → z
+
+    z → Flatten to [images · channels, space] → ReduceMean                 → mean of z
+                                              → Mul (z · z) → ReduceMean   → mean of z²
+
+z is centred before it is squared: where μ is far from zero the variance would drown in the rounding of x².
+What the float32 sums hold is of the order of 1. It is computed from x rather than taken from the BatchNorm's
+own output, which shows nothing of a channel with γ = 0. Flattened, values of any rank look the same.
+
+Beside a ResNet-50 run without the runtime's optimisation the taps cost 5 to 7 % of its time.
+"""
+
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import InlinePass
+
+from foldserve.parity.statistics import Channels, Statistics, tap_names
+
+EPSILON = float(np.float32(1e-5))
+"""The default of the attribute, which ONNX stores as a float32."""
+
+AXES_ARE_AN_INPUT = 18
+"""The first operator set in which ReduceMean takes its axes as an input."""
+
+MEAN, VARIANCE = 3, 4
+"""Which inputs of a BatchNormalization hold the statistics."""
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """A BatchNormalization with constant statistics, [channels] each."""
+
+    node: ir.Node
+    name: str
+    mean: Channels
+    variance: Channels
+    epsilon: float
+
+
+def tapped(model: ir.Model) -> tuple[ir.Model, Statistics] | None:
+    """A copy of ``model`` (weights are shared) with the taps as further outputs, and what scoring them needs.
+
+    None for a model without a BatchNormalization that has constant statistics for each channel: one that was
+    exported without, or normalises by the batch. Those in the bodies of If and Loop are left alone.
+    """
+    copy = inlined(model)
+    norms = batch_norms(copy)
+    if not norms:
+        return None
+    for index, norm in enumerate(norms):
+        _tap(copy.graph, norm, index)
+    statistics = Statistics(
+        tuple(norm.name for norm in norms),
+        tuple(norm.mean.size for norm in norms),
+        np.concatenate([norm.mean for norm in norms]),
+        np.concatenate([norm.variance for norm in norms]),
+        np.concatenate([np.full(norm.mean.size, norm.epsilon) for norm in norms]),
+    )
+    return copy, statistics
+
+
+def inlined(model: ir.Model) -> ir.Model:
+    """A copy that shares the tensors of ``model`` and whose nodes are all in its graphs."""
+    copy = model.clone()
+    if copy.functions:
+        InlinePass()(copy)
+    return copy
+
+
+def batch_norms(model: ir.Model) -> list[BatchNorm]:
+    """The BatchNormalizations of the main graph with constant statistics, in its order; names are unique."""
+    found: dict[str, BatchNorm] = {}
+    for node in model.graph:
+        norm = _batch_norm(node)
+        if norm is not None:
+            name = norm.name if norm.name not in found else f"{norm.name} ({node.outputs[0].name})"
+            found[name] = BatchNorm(node, name, norm.mean, norm.variance, norm.epsilon)
+    return list(found.values())
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor that ``value`` holds; None for what is computed, or a caller can override."""
+    while value is not None and (producer := value.producer()) is not None and producer.op_type == "Identity":
+        value = producer.inputs[0]
+    if value is None or value.is_graph_input():
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def _batch_norm(node: ir.Node) -> BatchNorm | None:
+    if (node.domain, node.op_type) != ("", "BatchNormalization") or constant(node.inputs[0]) is not None:
+        return None
+    # Training mode is an attribute from operator set 14 on, and before it more than one output.
+    if node.attributes.get_int("training_mode", 0) or any(output.name for output in node.outputs[1:]):
+        return None
+    mean, variance = _vector(node.inputs[MEAN]), _vector(node.inputs[VARIANCE])
+    if mean is None or variance is None:
+        return None
+    name = node.name or node.outputs[0].name or ""
+    return BatchNorm(node, name, mean, variance, node.attributes.get_float("epsilon", EPSILON))
+
+
+def _vector(value: ir.Value | None) -> Channels | None:
+    """A constant with one number for each channel: ``spatial=0`` (operator sets 7 and 8) has more."""
+    tensor = constant(value)
+    if tensor is None or len(tensor.shape) != 1:
+        return None
+    return tensor.numpy().astype(np.float64)
+
+
+def _tap(graph: ir.Graph, norm: BatchNorm, index: int) -> None:
+    """Add the taps of one BatchNorm behind it, and their results to the graph's outputs."""
+    names = (f"foldserve.batch_norm.{index}.{number}" for number in count())
+    nodes: list[ir.Node] = []
+
+    def operator(kind: str, inputs: list[ir.Value], **attributes: int | float | list[int]) -> ir.Value:
+        node = ir.node(kind, inputs, attributes, name=next(names))
+        node.outputs[0].name = node.name
+        nodes.append(node)
+        return node.outputs[0]
+
+    def tensor(array: NDArray[np.generic]) -> ir.Value:
+        name = next(names)
+        value = ir.val(name, const_value=ir.tensor(array, name=name))
+        graph.register_initializer(value)
+        return value
+
+    def average(rows: ir.Value, name: str) -> ir.Value:
+        if graph.opset_imports[""] >= AXES_ARE_AN_INPUT:
+            result = operator("ReduceMean", [rows, tensor(np.array([1], np.int64))], keepdims=0)
+        else:
+            result = operator("ReduceMean", [rows], axes=[1], keepdims=0)
+        result.name = name
+        result.type, result.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([None])
+        return result
+
+    x = norm.node.inputs[0]
+    assert x is not None
+    if x.dtype is not ir.DataType.FLOAT:
+        x = operator("Cast", [x], to=int(ir.DataType.FLOAT))
+    ones = np.ones(norm.mean.size, np.float32)
+    statistics = (ones, 0 * ones, norm.mean.astype(np.float32), norm.variance.astype(np.float32))
+    z = operator("BatchNormalization", [x, *map(tensor, statistics)], epsilon=norm.epsilon)
+    rows = operator("Flatten", [z], axis=2)
+    mean, mean_square = tap_names(index)
+    graph.outputs.extend([average(rows, mean), average(operator("Mul", [rows, rows]), mean_square)])
+    graph.insert_after(norm.node, nodes)
