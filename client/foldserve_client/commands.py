@@ -30,8 +30,10 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help="Name of the model.", show_default=False)]
 OptionalModel = Annotated[str | None, typer.Argument(help="Name of a model; none for the server itself.")]
-Version = Annotated[str, typer.Option(help="Version of the model; none for the server's choice.")]
-Address = Annotated[str, typer.Option(help="host:port of the server.")]
+Version = Annotated[
+    str, typer.Option(metavar="NUMBER", help="Version of the model; none for the server's choice.")
+]
+Address = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the server listens.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 BEGINNINGS = (b"\x93NUMPY", b"PK")
@@ -51,9 +53,12 @@ def infer(
         ),
     ],
     *,
-    output: Annotated[list[str] | None, typer.Option(help="An output to return; repeat it for more.")] = None,
+    output: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="An output to return; repeat it for more.")
+    ] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Write the outputs to this .npz file instead.", dir_okay=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the outputs to this .npz file instead.", dir_okay=False),
     ] = None,
     version: Version = "",
     address: Address = DEFAULT_ADDRESS,
@@ -164,7 +169,7 @@ def unload(model: Model, *, address: Address = DEFAULT_ADDRESS) -> None:
 def stats(
     model: Annotated[str | None, typer.Argument(help="Name of a model; none for all.")] = None,
     *,
-    version: Annotated[str, typer.Option(help="Version of the model; none for all.")] = "",
+    version: Annotated[str, typer.Option(metavar="NUMBER", help="Version of the model; none for all.")] = "",
     address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
 ) -> None:

@@ -138,7 +138,8 @@ def fold(
     ] = None,
     tier: Tier = 1,
     keep: Annotated[
-        list[str] | None, typer.Option(help="Name of a site to leave as it is; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="SITE", help="Name of a site to leave as it is; may be repeated."),
     ] = None,
     inputs: Inputs = None,
     import_timeout_s: ImportTimeout = IMPORT_TIMEOUT_S,

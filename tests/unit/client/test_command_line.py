@@ -122,6 +122,13 @@ def test_metadata_of_server_and_model(address: str) -> None:
     assert described["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
 
 
+@pytest.mark.parametrize("command", [[], ["infer"], ["metadata"], ["stats"], ["load"]], ids=str)
+def test_help_texts_speak_of_no_types(command: list[str]) -> None:
+    shown = run(*command, "--help").output
+    assert "list[" not in shown
+    assert "``" not in shown
+
+
 def test_ready_tells_by_exit_code(address: str) -> None:
     assert run("ready", "--address", address).exit_code == 0
     assert run("ready", "echo", "--address", address).output == "ready\n"
