@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+from foldserve.parity.proof import prove_models
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.server import Server
 from foldserve.serving.servable import Servable, Variant
@@ -187,6 +188,8 @@ def test_breaking_inputs_are_kept_for_verify(digits: Digits, tmp_path: Path) -> 
         np.testing.assert_array_equal(archive["images"], digits[0][:2])
         served, reference = archive["served/logits"], archive["reference/logits"]
     assert 1e-5 < np.linalg.norm(served - reference) / np.linalg.norm(reference) < 0.5
+    model = EXAMPLE_MODELS / "digits" / "1" / "model.onnx"
+    assert prove_models(model, model, inputs=files[0]).passed
 
 
 @pytest.mark.parametrize("shadow", [{"reference": "off"}, {"sample_rate": 0.0}])
