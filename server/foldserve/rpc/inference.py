@@ -5,16 +5,17 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import grpc
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 
 from foldserve.errors import RequestCancelled
 from foldserve.observability.tracing import Tracer
 from foldserve.rpc import codec
-from foldserve.rpc.calls import deferred, is_only_call
+from foldserve.rpc.calls import Caller, deferred
 from foldserve.rpc.output_forms import Forms, encode, output_forms
+from foldserve.rpc.reader import when_idle
 from foldserve.rpc.scheduling import scheduling
+from foldserve.serving.batcher import Later
 from foldserve.serving.data_plane import DataPlane, InferenceRequest, InferenceResult
 from foldserve.serving.shared_memory import SharedMemory
 from foldserve.serving.validation import Array
@@ -43,17 +44,16 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
     def ModelInfer(
         self,
         request: pb.ModelInferRequest,
-        context: grpc.ServicerContext,
+        caller: Caller,
         done: Done,
     ) -> None:
         """Run one request; this thread reads from the network, so it must not decode for long."""
-        arrived, deadline = time.perf_counter(), deadline_of(context)
-        cancelled, alone = (lambda: not context.is_active()), is_only_call()
-        start = partial(self.start, request, arrived, deadline, cancelled, done, alone=alone)
+        arrived, deadline = time.perf_counter(), deadline_of(caller)
+        start = partial(self.start, request, arrived, deadline, lambda: not caller.is_active(), done)
         if codec.decodes_slowly(request):
             self._decoders.submit(_told, start, done)
         else:
-            start()
+            start(later=when_idle())
 
     def start(
         self,
@@ -63,12 +63,12 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         cancelled: Callable[[], bool],
         done: Done,
         *,
-        alone: bool = False,
+        later: Later | None = None,
     ) -> None:
         """Take one request, whichever way it came; ``arrived`` is in seconds of ``time.perf_counter``.
 
         ``done`` is told the response, or why there is none, exactly once, mostly by another thread; what is
-        refused at once is raised instead. ``alone`` says that no other request came with it.
+        refused at once is raised instead. ``later`` is :meth:`Batcher.submit`'s.
         """
         forms = output_forms(request, self._shared_memory)
         typed = codec.is_typed(request)
@@ -115,7 +115,7 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
             cancelled=cancelled,
             priority=priority,
             timeout_us=timeout_us,
-            alone=alone,
+            later=later,
         )
         self._data_plane.submit(inference, answered)
 
@@ -139,7 +139,7 @@ def _response(identity: str, result: InferenceResult, forms: Forms, *, typed: bo
     return response
 
 
-def deadline_of(context: grpc.ServicerContext) -> float | None:
+def deadline_of(caller: Caller) -> float | None:
     """The deadline of a call in seconds of ``time.monotonic``; None for none."""
-    remaining = context.time_remaining()
+    remaining = caller.time_remaining()
     return time.monotonic() + remaining if remaining is not None and remaining < FOREVER_S else None

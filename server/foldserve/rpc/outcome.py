@@ -111,8 +111,17 @@ def _retry_hints(seconds: float) -> tuple[tuple[str, str], ...]:
 
 
 def _model(request: Any) -> str:
-    return getattr(request, "model_name", "") or getattr(request, "name", "")
+    return _first_of(request, "model_name", "name")
 
 
 def _version(request: Any) -> str:
-    return getattr(request, "model_version", "") or getattr(request, "version", "")
+    return _first_of(request, "model_version", "version")
+
+
+def _first_of(request: Any, *fields: str) -> str:
+    """The first of the fields that this kind of message has: to ask in vain takes a microsecond."""
+    for field in fields:
+        value = getattr(request, field, None)
+        if value is not None:
+            return str(value)
+    return ""

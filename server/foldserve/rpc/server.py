@@ -1,21 +1,21 @@
 """The gRPC server: our services, health and reflection on one port."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-import grpc
 from foldserve_proto import fold_service_pb2, fold_service_pb2_grpc, grpc_service_pb2, grpc_service_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from foldserve.errors import ConfigurationError
 from foldserve.observability.metrics import Metrics
-from foldserve.rpc.calls import CallExecutor
 from foldserve.rpc.counted import counted
 from foldserve.rpc.fold import FoldServicer
 from foldserve.rpc.health import Health
 from foldserve.rpc.outcome import Outcomes
+from foldserve.rpc.reader import reading_server
 from foldserve.rpc.reflection import reflection_pool
 from foldserve.rpc.servicer import InferenceServicer
 from foldserve.serving.manager import ModelManager
@@ -43,10 +43,10 @@ class GrpcServer:
     ) -> None:
         self._health = Health()
         outcomes = Outcomes(metrics.requests, manager.labels)
-        self._server = grpc.server(
-            CallExecutor(settings.grpc_workers + settings.max_streams, "rpc"),
+        self._server = reading_server(
+            ThreadPoolExecutor(settings.grpc_workers + settings.max_streams, "rpc"),
             # One more than there are threads would wait unseen, without a deadline.
-            maximum_concurrent_rpcs=settings.grpc_workers + settings.max_streams + RESERVED_FOR_WATCHES,
+            most_calls=settings.grpc_workers + settings.max_streams + RESERVED_FOR_WATCHES,
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import inf
 
 from foldserve.observability.inference import StageSeconds
-from foldserve.serving.batcher import rows_of
+from foldserve.serving.batcher import Later, rows_of
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.servable import Servable
 from foldserve.serving.validation import Array, Form, validate_inputs, validate_outputs, validate_rows
@@ -30,8 +30,8 @@ class InferenceRequest:
     cancelled: Callable[[], bool]
     priority: int = 0
     timeout_us: int = 0
-    alone: bool = False
-    """Whether no other request came with it."""
+    later: Later | None = None
+    """How the thread that brings the request can be made to run it; None: it has better things to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ class DataPlane:
                     request.cancelled,
                     answered,
                     inf if request.deadline is None else request.deadline,
-                    alone=request.alone,
                 ),
                 priority=request.priority,
                 timeout_us=request.timeout_us,
+                later=request.later,
             )
         except BaseException:
             servable.release()

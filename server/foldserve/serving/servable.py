@@ -15,7 +15,7 @@ from foldserve.observability.inference import InferenceMetrics
 from foldserve.parity.report import ParityReport
 from foldserve.runtime.session import Provider, Session
 from foldserve.runtime.tuning import Tuning
-from foldserve.serving.batcher import Batcher
+from foldserve.serving.batcher import Batcher, Later
 from foldserve.serving.classification import Labels
 from foldserve.serving.waiting import Waiting
 from foldserve.settings import Batching, ModelSettings, ProviderChoice
@@ -158,9 +158,9 @@ class Servable:
             if self._closing and not self._handles:
                 self._drained.set()
 
-    def submit(self, request: Waiting, *, priority: int, timeout_us: int) -> None:
+    def submit(self, request: Waiting, *, priority: int, timeout_us: int, later: Later | None) -> None:
         """Put a validated request in line; arguments and errors are :meth:`Batcher.submit`'s."""
-        self._batcher.submit(request, priority=priority, timeout_us=timeout_us)
+        self._batcher.submit(request, priority=priority, timeout_us=timeout_us, later=later)
 
     def fall_back(self, session: Session, fallback: Fallback) -> bool:
         """Let ``session``, the unfolded model, answer from the next run on; False if one does already."""

@@ -44,9 +44,6 @@ class Waiting:
 
     arrived: float = field(default_factory=time.monotonic)
 
-    alone: bool = False
-    """Whether no other request came with it."""
-
     def fits(self, other: "Waiting") -> bool:
         """Whether both may run in one batch: same outputs, and same shapes beyond the first axis."""
         return self.outputs == other.outputs and all(

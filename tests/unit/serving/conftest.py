@@ -43,9 +43,17 @@ def make_batcher(session: HeldSession) -> Iterator[MakeBatcher]:
         instances: int = 1,
         capacity: int = 100,
         batching: Batching | None = None,
+        short_s: float | None = None,
     ) -> Batcher:
         made.append(
-            Batcher(session, most_rows=most_rows, instances=instances, capacity=capacity, batching=batching)
+            Batcher(
+                session,
+                most_rows=most_rows,
+                instances=instances,
+                capacity=capacity,
+                batching=batching,
+                short_s=short_s,
+            )
         )
         return made[-1]
 

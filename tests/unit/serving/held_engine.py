@@ -12,7 +12,7 @@ from foldserve.errors import (
 from foldserve.parity.measures import distance
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Array
-from foldserve.serving.batcher import Batcher
+from foldserve.serving.batcher import Batcher, Later
 from foldserve.serving.waiting import Execution, Waiting
 from running import EXAMPLE_MODELS
 
@@ -52,14 +52,14 @@ class Caller:
         priority: int = 0,
         timeout_us: int = 0,
         outputs: tuple[str, ...] = ("logits",),
-        alone: bool = False,
+        later: Later | None = None,
     ) -> None:
         self.gone = False
         self._told: SimpleQueue[Execution | Exception] = SimpleQueue()
         request = Waiting(
-            {"images": images}, outputs, len(images), lambda: self.gone, self._told.put, deadline, alone=alone
+            {"images": images}, outputs, len(images), lambda: self.gone, self._told.put, deadline
         )
-        batcher.submit(request, priority=priority, timeout_us=timeout_us)
+        batcher.submit(request, priority=priority, timeout_us=timeout_us, later=later)
 
     def outcome(self) -> Execution | Exception:
         return self._told.get(timeout=60)

@@ -1,21 +1,16 @@
 """The batcher around a real session: requests meet, are split, and are answered."""
 
 import threading
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
 from foldserve.errors import (
-    ExecutionFailed,
     QueueFull,
     RequestCancelled,
 )
 from foldserve.runtime.session import Array
-from foldserve.serving import batcher as batcher_module
-from foldserve.serving.waiting import Execution
 from unit.serving.held_engine import (
-    POISON,
     Caller,
     HeldSession,
     MakeBatcher,
@@ -158,48 +153,3 @@ def test_many_callers_all_get_their_own_answers(
     assert not wrong
     assert sum(session.batches) == 16 * 20
     assert batcher.waiting == 0
-
-
-def test_the_only_request_of_a_small_model_changes_no_thread(
-    session: HeldSession, make_batcher: MakeBatcher, images: Array, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batcher = make_batcher()
-    monkeypatch.setattr(batcher_module, "SHORT_RUN_S", 60.0)  # whatever this machine takes
-    Caller(batcher, images[:1], alone=True).execution()  # nobody knows yet what a run takes
-    Caller(batcher, images[:1]).execution()
-    together = [Caller(batcher, images[:1], alone=True).execution() for _ in range(3)]
-    own = threading.current_thread()
-    assert [thread is own for thread in session.threads] == [False, False, True, True, True]
-    assert all(execution.outputs[0].shape == (1, 10) for execution in together)
-    with pytest.raises(ExecutionFailed, match="poisoned"):
-        raise_it(Caller(batcher, np.full_like(images[:1], POISON), alone=True).outcome())
-    Caller(batcher, images[:2], alone=True).execution()  # larger than any so far: nobody knows what it takes
-    assert session.threads[-1] is not own
-    Caller(batcher, images[:2], alone=True).execution()
-    assert session.threads[-1] is own
-    monkeypatch.setattr(batcher_module, "SHORT_RUN_S", 0.0)
-    Caller(batcher, images[:1], alone=True).execution()
-    assert session.threads[-1] is not own
-
-
-def test_the_only_request_waits_for_the_engine_where_it_is_busy(
-    session: HeldSession, make_batcher: MakeBatcher, images: Array, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batcher = make_batcher()
-    monkeypatch.setattr(batcher_module, "SHORT_RUN_S", 60.0)
-    Caller(batcher, images[:1]).execution()
-    session.free.clear()
-    first = Caller(batcher, images[:1])
-    while len(session.batches) < 2:
-        time.sleep(0.001)
-    second = Caller(batcher, images[:1], alone=True)
-    assert batcher.waiting == 1
-    session.free.set()
-    first.execution()
-    second.execution()
-    assert threading.current_thread() not in session.threads
-
-
-def raise_it(outcome: Execution | Exception) -> None:
-    if isinstance(outcome, Exception):
-        raise outcome

@@ -1,0 +1,277 @@
+"""A gRPC server that gives deferred methods no threads: the one that reads from the network begins them.
+
+gRPC's Python server gives every call a thread of its pool until it is answered, and wakes that thread twice:
+for the call and for its message. Batches would wake it a third time, and a small model takes less time than
+those changes of thread. Here the thread that reads hands the request over, and whoever has the answer sends
+it. What takes no longer than to wake another thread, the reading thread does itself, once nothing is left to
+read (:func:`when_idle`).
+
+gRPC offers no such thing for unary calls, so this module, and no other, uses parts of it that are not
+public: what ``grpc._server`` does with the events of its completion queue. All of them are checked at import;
+a grpcio without one of them serves deferred methods from the pool, as it serves everything else.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from grpc import _common, _server
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, without stubs
+
+from foldserve.observability.logging import get_logger
+from foldserve.rpc.calls import DeferredMethod
+from foldserve.rpc.outcome import Outcome
+
+log = get_logger()
+
+LONGEST_DELAY_S = 1e-3
+"""What the reading thread has put off, it does after so many seconds even if there is more to read."""
+
+LOOK_EVERY_S = 1.0
+"""How often the reading thread looks whether its server was forgotten, in seconds."""
+
+NO_FLAGS = 0
+UNCOUNTED: tuple[Any, tuple[()]] = (None, ())
+"""What ``grpc._server`` is told of an event that does not end its call."""
+
+HAS_PARTS = all(
+    hasattr(_server, name)
+    for name in (
+        "_Server",
+        "_ServerStage",
+        "_begin_shutdown_once",
+        "_process_event_and_continue",
+        "_request_call",
+        "_request_registered_call",
+        "_stop_serving",
+    )
+)
+"""Whether this grpcio has the parts that calls are taken apart with."""
+
+Later = Callable[[Callable[[], None]], None]
+"""Has something done a little later."""
+
+_of_thread = threading.local()
+
+
+def when_idle() -> Later | None:
+    """How to have something done by this thread once it has nothing to read; None if it never reads."""
+    return getattr(_of_thread, "later", None)
+
+
+def reading_server(
+    pool: ThreadPoolExecutor, *, most_calls: int | None = None, options: Sequence[tuple[str, Any]] = ()
+) -> grpc.Server:
+    """A server of ``most_calls`` calls at once, where ``pool`` runs all methods but the deferred ones."""
+    if not HAS_PARTS:
+        return grpc.server(pool, maximum_concurrent_rpcs=most_calls, options=options)
+
+    class ReadingServer(_server._Server):
+        def start(self) -> None:
+            _start(self._state)
+
+    return ReadingServer(pool, (), (), options, most_calls, None, False)
+
+
+def _start(state: Any) -> None:
+    """What ``grpc._server._start`` does, with a reader of ours."""
+    with state.lock:
+        if state.stage is not _server._ServerStage.STOPPED:
+            raise ValueError("the server has been started before")
+        state.server.start()
+        state.stage = _server._ServerStage.STARTED
+        for method in state.registered_method_handlers:
+            _server._request_registered_call(state, method)
+        _server._request_call(state)
+    threading.Thread(target=_Reader(state).run, name="reader", daemon=True).start()
+
+
+class _Reader:
+    """Takes one event of the network after the other, until the server has stopped."""
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+        self._deferred = {
+            name: handler
+            for name, handler in state.registered_method_handlers.items()
+            if isinstance(handler.unary_unary, DeferredMethod)
+        }
+        self._put_off: list[Callable[[], None]] = []
+        self._due_s = 0.0
+
+    def run(self) -> None:
+        """Work until the server has stopped."""
+        state, deferred = self._state, self._deferred
+        _of_thread.later = self._later
+        goes_on = True
+        while goes_on:
+            event = state.completion_queue.poll(0 if self._put_off else time.time() + LOOK_EVERY_S)
+            if state.server_deallocated:
+                _server._begin_shutdown_once(state)
+            if event.completion_type == cygrpc.CompletionType.queue_timeout:
+                self._catch_up()
+            elif event.tag in deferred:
+                goes_on = self._take(event, deferred[event.tag])
+            else:
+                goes_on = _server._process_event_and_continue(state, event)
+            del event  # while it lives so does its call, and the queue of one that is shut down would spin
+            if self._put_off and time.monotonic() > self._due_s:
+                self._catch_up()
+
+    def _later(self, do: Callable[[], None]) -> None:
+        if not self._put_off:
+            self._due_s = time.monotonic() + LONGEST_DELAY_S
+        self._put_off.append(do)
+
+    def _catch_up(self) -> None:
+        put_off, self._put_off = self._put_off, []
+        for do in put_off:
+            try:
+                do()
+            except Exception:
+                log.exception("the thread that reads from the network could not do what it put off")
+
+    def _take(self, event: Any, handler: Any) -> bool:
+        """Take the call that has arrived, and ask for the next; whether there may be one."""
+        state = self._state
+        with state.lock:
+            state.due.remove(event.tag)
+            if event.success:
+                call = _Call(event, handler, state)
+                state.rpc_states.add(call)
+                most = state.maximum_concurrent_rpcs
+                if most is not None and state.active_rpc_count >= most:
+                    call.end(cygrpc.StatusCode.resource_exhausted, b"Concurrent RPC limit exceeded!")
+                else:
+                    call.receive()
+            if state.stage is _server._ServerStage.STARTED:
+                _server._request_registered_call(state, event.tag)
+                return True
+            return not _server._stop_serving(state)
+
+
+class _Call:
+    """A call of a deferred method, and who waits for its answer (:class:`~foldserve.rpc.calls.Caller`).
+
+    The methods for events return what ``grpc._server`` expects: the call with its last event, else nothing.
+    """
+
+    __slots__ = (
+        "_call",
+        "_deadline",
+        "_handler",
+        "_has_method",
+        "_is_answered",
+        "_is_cancelled",
+        "_is_counted",
+        "_lock",
+        "_operations",
+        "_server",
+    )
+
+    def __init__(self, event: Any, handler: Any, server: Any) -> None:
+        self._call = event.call
+        self._deadline: float = event.call_details.deadline
+        self._handler = handler
+        self._server = server
+        self._lock = threading.Lock()
+        self._operations = 0
+        self._has_method = self._is_answered = self._is_cancelled = self._is_counted = False
+        self._begin((cygrpc.ReceiveCloseOnServerOperation(NO_FLAGS),), self._closed)
+
+    def is_active(self) -> bool:
+        """Whether somebody waits still."""
+        return not (self._is_answered or self._is_cancelled)
+
+    def time_remaining(self) -> float:
+        """Seconds until the deadline; infinity where there is none."""
+        return max(self._deadline - time.time(), 0.0)
+
+    def receive(self) -> None:
+        """Ask for the message; from now on the call counts as one in work. The server's lock is held."""
+        self._is_counted = True
+        self._server.active_rpc_count += 1
+        self._begin((cygrpc.ReceiveMessageOperation(NO_FLAGS),), self._received)
+
+    def answer(self, outcome: Outcome) -> None:
+        """End the call as its method says; any thread may."""
+        try:
+            if outcome.response is None:
+                code = _common.STATUS_CODE_TO_CYGRPC_STATUS_CODE[grpc.StatusCode[outcome.code]]
+                self.end(code, outcome.text.encode(), outcome.metadata)
+            else:
+                content = self._handler.response_serializer(outcome.response)
+                self.end(cygrpc.StatusCode.ok, b"", None, cygrpc.SendMessageOperation(content, NO_FLAGS))
+        except Exception:
+            self._give_up()
+        self._leave()
+
+    def end(self, code: Any, text: bytes, metadata: Any = None, *message: Any) -> None:
+        """Send a status, unless the call is over: after the message, if there is one."""
+        with self._lock:
+            if self.is_active():
+                self._is_answered = True
+                first = cygrpc.SendInitialMetadataOperation(None, NO_FLAGS)
+                last = cygrpc.SendStatusFromServerOperation(metadata, code, text, NO_FLAGS)
+                self._begin((first, *message, last), self._sent)
+
+    def _begin(self, operations: tuple[Any, ...], ended: Callable[[Any], tuple[Any, tuple[()]]]) -> None:
+        self._call.start_server_batch(operations, ended)
+        self._operations += 1
+
+    def _received(self, event: Any) -> tuple[Any, tuple[()]]:
+        content = event.batch_operations[0].message()
+        if content is None:
+            self.end(cygrpc.StatusCode.unimplemented, b"a message is missing")
+            return self._ended()
+        request = _common.deserialize(content, self._handler.request_deserializer)
+        del content
+        if request is None:
+            self.end(cygrpc.StatusCode.internal, b"Exception deserializing request!")
+            return self._ended()
+        self._has_method = True
+        try:
+            self._handler.unary_unary.begin(request, self, self.answer)
+        except Exception:
+            self._give_up()
+            self._leave()
+        return self._ended()
+
+    def _closed(self, event: Any) -> tuple[Any, tuple[()]]:
+        if event.batch_operations[0].cancelled():
+            self._is_cancelled = True
+        return self._ended()
+
+    def _sent(self, _event: Any) -> tuple[Any, tuple[()]]:
+        return self._ended()
+
+    def _ended(self) -> tuple[Any, tuple[()]]:
+        with self._lock:
+            self._operations -= 1
+            if self._operations or self.is_active():
+                return UNCOUNTED
+            is_done = not self._has_method
+        if is_done:
+            self._discount()
+        return self, ()
+
+    def _leave(self) -> None:
+        """The method is done with the call, which may have been over long before."""
+        with self._lock:
+            self._has_method = False
+            is_done = not self._operations
+        if is_done:
+            self._discount()
+
+    def _discount(self) -> None:
+        if self._is_counted:
+            with self._server.lock:
+                self._server.active_rpc_count -= 1
+
+    def _give_up(self) -> None:
+        """End the call: whoever called this one serves others too, and could do no more about it."""
+        log.exception("a call could not be answered")
+        self._call.cancel()
