@@ -10,7 +10,9 @@ two cuts, its BatchNorms new, leads from one to the next. So every operator runs
 """
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -71,62 +73,81 @@ def drift_of(model: ir.Model, samples: Samples) -> tuple[LayerDrift, ...]:
 
 
 class _Cut:
-    """All values that cross one cut through the model, for all samples, on disk."""
+    """All values that cross one cut through the model, for all samples, each in files of its own."""
 
     def __init__(self, folder: Path, samples: Iterable[Probe]) -> None:
         """The first cut is ahead of everything: the samples themselves."""
-        self._files: list[Path] = []
-        self._dtypes: dict[str, np.dtype[np.generic]] = {}
-        for number, batch in enumerate(samples):
-            self._files.append(folder / f"{number}.npz")
-            self._dtypes = _write(self._files[-1], batch)
+        self._folder = folder
+        self._numbers = count()
+        self._values: dict[str, _Stored] = {}
+        self._batches = 0
+        for arrays in samples:
+            self._keep(arrays, self._batches)
+            self._batches += 1
 
     def advance(self, model: ir.Model, names: Collection[str]) -> None:
         """Run ``model`` from this cut on to the one that the values ``names`` cross."""
-        missing = [name for name in names if name not in self._dtypes]
-        if not missing:
-            return
-        known = self._dtypes.keys() & computed_values(model).keys()
-        part = section(model, missing, {name: TensorSpec(name, self._dtypes[name], None) for name in known})
-        read = {value.name for value in part.graph.inputs}
-        dtypes = self._dtypes
-        with unoptimised(part) as session:
-            for file in self._files:
-                arrays = self._read(file, self._dtypes)
-                stand_ins = {given_name(name): array for name, array in arrays.items()}
-                feed = {name: array for name, array in (arrays | stand_ins).items() if name in read}
-                arrays |= zip(missing, session.run(feed, missing), strict=True)
-                dtypes = _write(file, {name: arrays[name] for name in names})
-        self._dtypes = dtypes
+        missing = [name for name in names if name not in self._values]
+        if missing:
+            self._run(model, missing)
+        for name in self._values.keys() - set(names):
+            for batch in range(self._batches):
+                self._file(name, batch).unlink()
+            del self._values[name]
 
     def moments(self, norm: BatchNorm) -> tuple[Channels, Channels]:
         """Mean and variance of each channel of what ``norm`` reads; it must cross the cut."""
         x = _name_of(norm.node.inputs[0])
-        count, total, squares = 0, np.zeros_like(norm.mean), np.zeros_like(norm.mean)
-        for file in self._files:
-            array = self._read(file, [x])[x].astype(np.float64)
-            # Centred by the old mean, or a channel far from zero would cancel.
-            values = array.reshape(len(array), norm.mean.size, -1) - norm.mean[:, np.newaxis]
-            count += values.shape[0] * values.shape[2]
+        seen, total, squares = 0, np.zeros_like(norm.mean), np.zeros_like(norm.mean)
+        for batch in range(self._batches):
+            array = self._read(x, batch)
+            values = array.astype(np.float64).reshape(len(array), norm.mean.size, -1)
+            values -= norm.mean[:, np.newaxis]  # or the variance of a channel far from zero would cancel
+            seen += values.shape[0] * values.shape[2]
             with np.errstate(over="ignore", invalid="ignore"):
                 total += values.sum(axis=(0, 2))
-                squares += np.square(values).sum(axis=(0, 2))
+                squares += np.einsum("ncs,ncs->c", values, values)
         if not np.isfinite(squares).all():
             raise _not_finite(norm.name)
-        shift = total / count
-        return norm.mean + shift, np.maximum(squares / count - np.square(shift), 0)
+        shift = total / seen
+        return norm.mean + shift, np.maximum(squares / seen - np.square(shift), 0)
 
-    def _read(self, file: Path, names: Collection[str]) -> dict[str, Array]:
-        order = list(self._dtypes)
-        with np.load(file, allow_pickle=False) as saved:
-            # The format keeps the bytes of a bfloat16 array but not its name.
-            return {name: saved[f"arr_{order.index(name)}"].view(self._dtypes[name]) for name in names}
+    def _run(self, model: ir.Model, missing: Sequence[str]) -> None:
+        inside = self._values.keys() & computed_values(model).keys()
+        part = section(
+            model, missing, {name: TensorSpec(name, self._values[name].dtype, None) for name in inside}
+        )
+        read = {value.name for value in part.graph.inputs}
+        known = {given_name(name) if name in inside else name: name for name in self._values}
+        feed = {given: name for given, name in known.items() if given in read}
+        with unoptimised(part) as session:
+            for batch in range(self._batches):
+                arrays = {given: self._read(name, batch) for given, name in feed.items()}
+                self._keep(dict(zip(missing, session.run(arrays, missing), strict=True)), batch)
+
+    def _keep(self, arrays: Mapping[str, Array], batch: int) -> None:
+        for name, array in arrays.items():
+            if name not in self._values:
+                self._values[name] = _Stored(next(self._numbers), array.dtype)
+            np.save(self._file(name, batch), array, allow_pickle=False)
+
+    def _read(self, name: str, batch: int) -> Array:
+        # The format keeps the bytes of a bfloat16 array but not its name.
+        array: Array = np.load(self._file(name, batch)).view(self._values[name].dtype)
+        return array
+
+    def _file(self, name: str, batch: int) -> Path:
+        return self._folder / f"{self._values[name].number}-{batch}.npy"
 
 
-def _write(file: Path, arrays: Mapping[str, Array]) -> dict[str, np.dtype[np.generic]]:
-    """The names and dtypes of what was written, in its order."""
-    np.savez(file, *arrays.values())
-    return {name: array.dtype for name, array in arrays.items()}
+@dataclass(frozen=True)
+class _Stored:
+    """A value on disk."""
+
+    number: int
+    """What its files' names begin with, since its own name may not be one of a file."""
+
+    dtype: np.dtype[np.generic]
 
 
 def _depths(graph: ir.Graph, norms: Collection[ir.Node]) -> dict[ir.Value, int]:
