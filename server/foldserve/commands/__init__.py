@@ -1,6 +1,6 @@
 """The commands that need no server: each does its work with the packages below and says what came of it.
 
-- ``inspect``, ``fold``, ``verify``, ``freeze``, ``config``: one command each
+- ``inspect``, ``fold``, ``verify``, ``freeze``, ``recalibrate``, ``config``: one command each
 - ``model_files``: model files opened, described and written
 - ``proof``: one model file proved against another
 - ``report``: everything that is known about one fold, as data

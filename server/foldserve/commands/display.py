@@ -1,14 +1,16 @@
 """Reports as rich tables, for people."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from foldserve.commands.report import ModelFile, ModelReport, Totals
+from foldserve.commands.report import ModelFile, ModelReport, Recalibration, Totals
 from foldserve.folding.report import BATCH_NORMALIZATION, FoldReport, FoldSite, Outcome
+from foldserve.parity.drift import LayerDrift, average
 from foldserve.parity.report import ParityReport, SiteParity
 
 TIERS = {0: "adjacent", 1: "carried", 2: "compensated", 3: "Relu as maximum"}
@@ -45,6 +47,26 @@ def parity_report(parity: ParityReport) -> RenderableType:
     if (bad := parity.first_bad_site) is not None:
         said["first bad value"] = f"{bad.original_value} (relative L2 {bad.relative_l2:.2e})"
     return Group(*([outputs] if parity.outputs else []), _facts(said))
+
+
+def recalibration_report(found: Recalibration, folder: Path) -> RenderableType:
+    """How far the data were from each BatchNorm's statistics, and what was written to ``folder``."""
+    layers = _table("BatchNorm", "mean", "variance")
+    for layer in found.before:
+        layers.add_row(escape(layer.layer), f"{layer.mean:.3g}", f"{layer.variance:.3g}")
+    said = {
+        "model": described(found.provenance.original),
+        "data": f"{found.provenance.samples} samples; {described(found.provenance.data)}",
+        "distance": f"{_distance(found.before)} before, {_distance(found.after)} after",
+        "written": f"{folder}: {described(found.written)}",
+        "parity": f"{found.parity.verdict}: {found.parity.explanation}",
+    }
+    return Group(layers, _facts(said))
+
+
+def _distance(layers: Sequence[LayerDrift]) -> str:
+    overall = average(layers)
+    return "unknown" if overall is None else f"mean {overall.mean:.2g}, variance {overall.variance:.2g}"
 
 
 def breach(parity: ParityReport, fold: FoldReport) -> str:

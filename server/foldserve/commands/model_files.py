@@ -1,6 +1,7 @@
 """Model files: opened (a ``.pt2`` program is translated first), described by size and hash, and written."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +55,19 @@ def open_model(path: Path, scratch: Path, import_timeout_s: float) -> OpenModel:
 
 def describe(path: Path, model: ir.Model | None = None) -> ModelFile:
     """Size and SHA-256 of a model file; of one file after the other where ``model`` has external data."""
+    return describe_files(path.name, (path, *(external_files(model) if model is not None else ())))
+
+
+def describe_files(name: str, files: Iterable[Path]) -> ModelFile:
+    """Size and SHA-256 of one file after the other, under one name."""
     digest = hashlib.sha256()
     size = 0
-    for file in (path, *(external_files(model) if model is not None else ())):
+    for file in files:
         with file.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
-    return ModelFile(name=path.name, bytes=size, sha256=digest.hexdigest())
+    return ModelFile(name=name, bytes=size, sha256=digest.hexdigest())
 
 
 def external_files(model: ir.Model) -> list[Path]:

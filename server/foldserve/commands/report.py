@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from foldserve.folding.report import BATCH_NORMALIZATION, FoldReport, FoldSite, Outcome, Reason
 from foldserve.importing import ImportReport
+from foldserve.parity.drift import LayerDrift
 from foldserve.parity.report import ParityReport, SiteParity
 
 
@@ -24,6 +25,39 @@ class ModelFile(_Record):
     bytes: int = Field(ge=0)
     sha256: str
     """Of the file, and of its data files after it."""
+
+
+class Provenance(_Record):
+    """Where a recalibrated model is from."""
+
+    foldserve: str
+    """The version that made it."""
+
+    original: ModelFile
+    """The model that was recalibrated."""
+
+    data: ModelFile
+    """What the statistics were taken from: one file after the other, in the order of their names."""
+
+    samples: int
+    """Rows of the data."""
+
+
+class Recalibration(_Record):
+    """A model with statistics taken anew."""
+
+    provenance: Provenance
+    before: tuple[LayerDrift, ...]
+    """How far the data were from the statistics of the original."""
+
+    after: tuple[LayerDrift, ...]
+    """How far they are from the new ones, measured again: rounding."""
+
+    written: ModelFile
+    """The model that was written."""
+
+    parity: ParityReport
+    """The proof that it folds."""
 
 
 class Totals(_Record):
