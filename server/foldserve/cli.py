@@ -194,6 +194,34 @@ def freeze(
 
 
 @app.command()
+def recalibrate(
+    model: Annotated[
+        Path, typer.Argument(exists=True, show_default=False, help="A model file or a version folder.")
+    ],
+    *,
+    inputs: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            metavar="PATH",
+            help="Samples to take the statistics from: an .npz file, arrays named like the model's inputs, "
+            "or a folder of such files and .npy ones.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="The version folder to write.")
+    ],
+    import_timeout_s: ImportTimeout = IMPORT_TIMEOUT_S,
+) -> None:
+    """Write a new version of a model, its BatchNorm statistics taken anew from data. The old one stays."""
+    require_single_onnxruntime()
+    from foldserve.commands import recalibrate as command  # noqa: PLC0415  # see above
+
+    done = command.recalibrate(model, inputs, output, import_timeout_s=import_timeout_s)
+    raise typer.Exit(0 if done else 1)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(f"foldserve {__version__}")
