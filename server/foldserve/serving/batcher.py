@@ -86,11 +86,10 @@ class Batcher:
         """Put a request of validated inputs in line; ``request.done`` is told what became of it.
 
         A request of more than ``most_rows`` rows runs in several batches. ``priority`` and ``timeout_us`` are
-        :func:`~foldserve.serving.queue_policy.place`'s; ``later`` lets the calling thread run what is short.
-        Whoever is in line is told an :class:`Execution`,
-        :class:`DeadlineExpired`, :class:`RequestCancelled`, :class:`ModelNotReady` or what the session
-        raises. Raises :class:`QueueFull`, :class:`DeadlineExpired` or :class:`ModelNotReady` for a request
-        that is refused at once.
+        :func:`~foldserve.serving.queue_policy.place`'s; ``later`` lets the calling thread run short lines.
+        Whoever is in line is told an :class:`Execution`, :class:`DeadlineExpired`, :class:`RequestCancelled`,
+        :class:`ModelNotReady` or what the session raises. Raises :class:`QueueFull`, :class:`DeadlineExpired`
+        or :class:`ModelNotReady` for a request that is refused at once.
         """
         if request.deadline <= request.arrived:
             raise _expired()
@@ -100,7 +99,7 @@ class Batcher:
         most = self.most_rows
         waiting = request if most is None else waiting_in_parts(request, most)
         gone = Cut([], [], [], [])
-        is_left = False
+        bringer: Later | None = None
         with self._changed:
             if self._closed:
                 raise _closing()
@@ -111,14 +110,15 @@ class Batcher:
                 refusal = self._refusal(stands)
             if refusal is None:
                 self._line.append(waiting)
-                is_left = later is not None and self._is_left_to_bringer()
-                if not is_left:
+                if later is not None and self._is_left_to_bringer():
+                    bringer = later
+                else:
                     self._wake_engine()
         _dismiss(gone)
         if refusal is not None:
             raise refusal
-        if later is not None and is_left:
-            later(self._run_short_line)
+        if bringer is not None:
+            bringer(self._run_short_line)
 
     def use(self, session: Session) -> None:
         """Run what comes on another session; what runs finishes on the one before, which is not closed."""
