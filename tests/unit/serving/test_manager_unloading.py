@@ -33,7 +33,7 @@ def test_a_version_drains_while_a_request_holds_it(managed: Managed) -> None:
 
 @pytest.fixture
 def without_collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever goes away does so by itself: what the collector finds still in use it may never look at again."""
+    """Whatever goes away does so by itself: the collector may never look again at what it found in use."""
     gc.collect()
     gc.disable()
     monkeypatch.setattr(gc, "collect", lambda: 0)
