@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from foldserve.runtime.session import Array
 
+PART = 1 << 16
+"""Elements that are compared at once: so few stay in the cache, and their float64 copies reuse its memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Distance:
@@ -44,7 +47,7 @@ def distance(reference: Array, candidate: Array) -> Distance:
     if reference.shape != candidate.shape or is_float(reference.dtype) != is_float(candidate.dtype):
         return Distance(inf, inf, mismatches=max(reference.size, candidate.size))
     if is_float(reference.dtype):
-        return _float_distance(reference.astype(np.float64), candidate.astype(np.float64))
+        return _float_distance(reference, candidate)
     mismatches = int(np.count_nonzero(reference != candidate))
     share = mismatches / max(reference.size, 1)
     return Distance(share, share, mismatches)
@@ -69,38 +72,51 @@ def is_float(dtype: np.dtype[np.generic]) -> bool:
     return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
 
 
-def _float_distance(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> Distance:
+def _float_distance(reference: Array, candidate: Array) -> Distance:
     rows = agreeing = 0
     if reference.ndim == 2 and reference.shape[1] > 1:
         rows = len(reference)
-        agreeing = int(np.count_nonzero(reference.argmax(axis=1) == candidate.argmax(axis=1)))
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = candidate - reference
-    error, size = _norm(difference), _norm(reference)
-    if not math.isfinite(error + size):
+        classes = (array.astype(np.float64).argmax(axis=1) for array in (reference, candidate))
+        agreeing = int(np.count_nonzero(np.equal(*classes)))
+    reference, candidate = reference.ravel(), candidate.ravel()
+    error, size = _sizes(reference, candidate)
+    if not math.isfinite(error.norm + size.norm):
+        reference, candidate = reference.astype(np.float64), candidate.astype(np.float64)
         finite = np.isfinite(reference) & np.isfinite(candidate)
         same = (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
         mismatches = int(np.count_nonzero(~finite & ~same))
         if mismatches:
             return Distance(inf, inf, mismatches, rows, agreeing)
-        reference, difference = reference[finite], difference[finite]
-        error, size = _norm(difference), _norm(reference)
+        error, size = _sizes(reference[finite], candidate[finite])
     return Distance(
-        _ratio(error, size),
-        _ratio(_largest(difference), _largest(reference)),
-        rows=rows,
-        agreeing_rows=agreeing,
+        _ratio(error.norm, size.norm), _ratio(error.largest, size.largest), rows=rows, agreeing_rows=agreeing
     )
 
 
-def _norm(values: NDArray[np.float64]) -> float:
+@dataclass(frozen=True, slots=True)
+class _Size:
+    norm: float
+    largest: float
+
+
+def _sizes(reference: Array, candidate: Array) -> tuple[_Size, _Size]:
+    """Of the difference between two flat arrays, and of the first: computed part by part in float64."""
+    parts = []
+    with np.errstate(invalid="ignore", over="ignore"):
+        for start in range(0, reference.size, PART):
+            expected = reference[start : start + PART].astype(np.float64)
+            difference = candidate[start : start + PART].astype(np.float64) - expected
+            parts.append([*_squares_and_largest(difference), *_squares_and_largest(expected)])
+        if not parts:
+            return _Size(0.0, 0.0), _Size(0.0, 0.0)
+        found = np.array(parts)
+        squares, largest = np.sqrt(found.sum(axis=0)), found.max(axis=0)
+    return _Size(float(squares[0]), float(largest[1])), _Size(float(squares[2]), float(largest[3]))
+
+
+def _squares_and_largest(values: NDArray[np.float64]) -> tuple[float, float]:
     # Not numpy.linalg.norm: it calls BLAS, whose threads fight with the runtime's.
-    with np.errstate(over="ignore"):
-        return float(np.sqrt(np.square(values).sum()))
-
-
-def _largest(values: NDArray[np.float64]) -> float:
-    return max(float(values.max(initial=0)), -float(values.min(initial=0)))
+    return float(np.square(values).sum()), max(float(values.max()), -float(values.min()))
 
 
 def _ratio(error: float, size: float) -> float:

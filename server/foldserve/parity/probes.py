@@ -45,8 +45,8 @@ class ProbeSet:
 def synthetic_probes(session: Session, *, seed: int = SEED, largest_batch: int = LARGEST_BATCH) -> ProbeSet:
     """Probes made up from ``session``'s inputs: batch 1 and ``largest_batch``, two spatial sizes if dynamic.
 
-    Of large inputs the second batch has fewer rows, two at least. A fixed batch is taken as it is. Which
-    spatial sizes a dynamic model takes is found out by running it.
+    Of large inputs the second batch has fewer rows, two at least; its first one is the row that is alone. A
+    fixed batch is taken as it is. Which spatial sizes a dynamic model takes is found out by running it.
     """
     generator = np.random.default_rng(seed)
     probes: list[Probe] = []
@@ -56,7 +56,13 @@ def synthetic_probes(session: Session, *, seed: int = SEED, largest_batch: int =
         if _has_dynamic_batch(session.inputs):
             elements = sum(array.size for array in single.values())
             rows = min(largest_batch, max(2, LARGEST_PROBE_ELEMENTS // max(elements, 1)))
-        probes += [single, _draw(session.inputs, rows, size, generator, normal=False)]
+        several = _draw(session.inputs, rows, size, generator, normal=False)
+        if rows > 1:
+            # The same row alone and among others: what one of them answers tells of the other.
+            for spec in session.inputs:
+                if spec.shape and not isinstance(spec.shape[0], int):
+                    several[spec.name][:1] = single[spec.name]
+        probes += [single, several]
     return ProbeSet(ProbeSource.SYNTHETIC, tuple(probes), seed)
 
 

@@ -1,7 +1,8 @@
 """The whole proof of a fold: its answers against the original's, and each of its sites by itself."""
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from foldserve.parity.gate import prove
 from foldserve.parity.judge import Float64Judge, Judge
 from foldserve.parity.precision import model_precision
 from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
+from foldserve.parity.reference import Reference
 from foldserve.parity.report import ParityReport, SiteParity, Verdict
 from foldserve.parity.sections import unoptimised
 from foldserve.parity.sites import Pair, compare_sites
@@ -27,6 +29,11 @@ class Fold:
     original: ir.Model
     folded: ir.Model
     pairs: Sequence[Pair]
+
+    @property
+    def inner(self) -> list[str]:
+        """The values of the original that are compared."""
+        return [pair[0] for pair in self.pairs]
 
 
 def prove_models(
@@ -44,44 +51,70 @@ def prove_models(
     runtime. Raises what sessions and :func:`~foldserve.parity.probes.load_samples` raise.
     """
     fold = Fold(ir.load(original), ir.load(folded), pairs)
-    with closing(_as_written(original)) as reference, closing(_as_written(folded)) as candidate:
+    with closing(Reference(fold.original, fold.inner)) as reference:
         probes = load_samples(inputs, reference.inputs) if inputs is not None else synthetic_probes(reference)
-        report = prove_fold(
-            fold,
-            reference,
-            candidate,
-            probes,
-            budget=budget or ParityBudget(),
-            judge=Float64Judge(original),
-        )
+        with (
+            sites_beside(fold, lambda: (reference, probes)) as sites,
+            closing(_as_written(folded)) as candidate,
+        ):
+            report = prove_fold(
+                fold,
+                reference,
+                candidate,
+                probes,
+                sites,
+                budget=budget or ParityBudget(),
+                judge=Float64Judge(original),
+            )
     return report.model_copy(update={"candidate": f"the other model, as it is written, on {Provider.CPU}"})
+
+
+Sites = Future[tuple[SiteParity, ...]]
+
+
+@contextmanager
+def sites_beside(fold: Fold, ask: Callable[[], tuple[Reference, ProbeSet]]) -> Iterator[Sites]:
+    """Compare the fold's sites on one probe in another thread, while the candidate is opened and answers.
+
+    ``ask`` tells whom to compare with, and on what. When the block ends, so has the thread.
+    """
+
+    def compared() -> tuple[SiteParity, ...]:
+        reference, probes = ask()
+        for probe in probes.probes:
+            try:
+                return _sites(fold, reference, [probe])
+            except ExecutionFailed:
+                if reference.takes(probe):
+                    raise
+        return ()
+
+    with ThreadPoolExecutor(1, "sites") as beside:
+        yield beside.submit(compared)
 
 
 def prove_fold(
     fold: Fold,
-    reference: Session,
+    reference: Reference,
     candidate: Session,
     probes: ProbeSet,
+    sites_on_one: Sites,
     *,
     budget: ParityBudget,
     judge: Judge,
 ) -> ParityReport:
     """Prove ``candidate``, a session with the folded model, end to end, and the fold itself site by site.
 
-    The sites are compared on one probe, which costs little and shows what the outputs hide; on all of them
-    where the outputs leave the budget. ``budget`` is for the outputs. Sites have the default one, which is
-    that of noise: at a single site nothing else is allowed.
+    The sites are compared on one probe (``sites_on_one``), which costs little and shows what the outputs
+    hide; on all of them where the outputs leave the budget. ``budget`` is for the outputs. Sites have the
+    default one, which is that of noise: at a single site nothing else is allowed.
     """
     report = prove(reference, candidate, probes, budget, judge, precision=model_precision(fold.original))
     ran = [probe for probe in probes.probes if _shapes(probe) in report.probes.shapes]
     if not ran or not fold.pairs:
         return report
-    # With the outputs among them, the parts between the values are the whole model.
-    pairs = [*fold.pairs, *((spec.name, spec.name) for spec in reference.outputs)]
     try:
-        sites = compare_sites(
-            fold.original, fold.folded, pairs, ran[:1] if report.passed else ran, ParityBudget()
-        )
+        sites = sites_on_one.result() if report.passed else _sites(fold, reference, ran)
         faithful = _is_undecided(report) and _runs_faithfully(fold, candidate, probes, budget)
     except (LoadFailed, ExecutionFailed) as error:
         # What cannot be cut open is judged by its answers alone.
@@ -112,6 +145,15 @@ def decide_fold(report: ParityReport, sites: Sequence[SiteParity], *, faithful: 
             "rounding, which the model amplifies"
         )
     return report.verdict, report.explanation
+
+
+def _sites(fold: Fold, reference: Reference, probes: Sequence[Probe]) -> tuple[SiteParity, ...]:
+    """The sites on those probes; none where nothing was folded."""
+    if not fold.pairs:
+        return ()
+    # With the outputs among them, the parts between the values are the whole model.
+    outputs = [(spec.name, spec.name) for spec in reference.outputs]
+    return compare_sites(reference, fold.folded, [*fold.pairs, *outputs], probes, ParityBudget())
 
 
 def _is_undecided(report: ParityReport) -> bool:

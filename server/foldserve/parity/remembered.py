@@ -1,5 +1,6 @@
 """A session that computes the answer to each probe once, however often it is asked."""
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +14,12 @@ class RememberingSession:
     """Implements :class:`~foldserve.runtime.session.Session` over another, which it owns.
 
     A probe is known by its identity: the same object must hold the same arrays for as long as this lives.
+    Threads may ask at the same time: whoever asks for what another computes waits for that.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._computing = threading.Lock()
         self._answers: dict[int, tuple[Probe, list[Array] | ExecutionFailed, float]] = {}
 
     @property
@@ -38,11 +41,12 @@ class RememberingSession:
         """The answer, as it was given the first time; a choice of outputs is answered anew."""
         if outputs is not None:
             return self._session.run(inputs, outputs)
-        if id(inputs) not in self._answers:
-            started = time.perf_counter()
-            answer = self._answered(inputs)
-            self._answers[id(inputs)] = inputs, answer, time.perf_counter() - started
-        _, answer, _ = self._answers[id(inputs)]
+        with self._computing:
+            if id(inputs) not in self._answers:
+                started = time.perf_counter()
+                answer = self._answered(inputs)
+                self._answers[id(inputs)] = inputs, answer, time.perf_counter() - started
+            _, answer, _ = self._answers[id(inputs)]
         if isinstance(answer, ExecutionFailed):
             raise answer
         return answer
@@ -58,6 +62,9 @@ class RememberingSession:
 
     def _answered(self, inputs: Probe) -> list[Array] | ExecutionFailed:
         try:
-            return self._session.run(inputs)
+            return self._compute(inputs)
         except ExecutionFailed as error:
             return error
+
+    def _compute(self, inputs: Probe) -> list[Array]:
+        return self._session.run(inputs)

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from foldserve.runtime.cpus import half_of_the_cpus
 from foldserve.runtime.in_memory import in_memory
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Session
@@ -63,10 +64,15 @@ def saved(model: ir.Model) -> Iterator[Path]:
         yield file
 
 
+def open_unoptimised(model: ir.Model) -> Session:
+    """The model as it stands, on the CPU, which it leaves half of; raises what OnnxRuntimeSession raises."""
+    return OnnxRuntimeSession(
+        in_memory(model), provider=ProviderChoice.CPU, optimise=False, intra_op_threads=half_of_the_cpus()
+    )
+
+
 @contextmanager
 def unoptimised(model: ir.Model) -> Iterator[Session]:
-    """The model as it stands, on the CPU; raises what :class:`OnnxRuntimeSession` raises."""
-    with closing(
-        OnnxRuntimeSession(in_memory(model), provider=ProviderChoice.CPU, optimise=False)
-    ) as session:
+    """What :func:`open_unoptimised` opens, for as long as the block lasts."""
+    with closing(open_unoptimised(model)) as session:
         yield session

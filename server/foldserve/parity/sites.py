@@ -9,7 +9,6 @@ leaves the budget, the same part of the original, in float64, says which of the 
 Both models run without graph optimisation, so that no value disappears.
 """
 
-import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +20,12 @@ from foldserve.parity.judge import Float64Judge, JudgeFailed, acceptable
 from foldserve.parity.measures import Distance, distance, worst
 from foldserve.parity.precision import model_precision, scaled_budget
 from foldserve.parity.probes import Probe
+from foldserve.parity.reference import LARGEST_FETCH_BYTES, Reference, value_bytes
 from foldserve.parity.report import SiteParity
-from foldserve.parity.sections import computed_values, exposed, given_name, saved, section, unoptimised
-from foldserve.runtime.session import Array, Session
+from foldserve.parity.sections import computed_values, given_name, saved, section, unoptimised
+from foldserve.runtime.session import Array
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.settings import ParityBudget
-
-LARGEST_FETCH_BYTES = 256 * 2**20
-"""About so much is fetched at once: all values of a deep network together need not fit into memory."""
-
-UNKNOWN_VALUE_BYTES = 16 * 2**20
-"""What a value of unknown rank counts."""
 
 JUDGING_S = 60.0
 """Time for float64, all sites together."""
@@ -41,7 +35,7 @@ Pair = tuple[str, str]
 
 
 def compare_sites(
-    original: ir.Model,
+    reference: Reference,
     folded: ir.Model,
     pairs: Sequence[Pair],
     probes: Sequence[Probe],
@@ -51,10 +45,11 @@ def compare_sites(
 ) -> tuple[SiteParity, ...]:
     """Compare the values of each pair; the worst of ``probes``, in the order of the original's graph.
 
-    The models are not changed. Pairs with a value inside a subgraph (the body of an If or a Loop) are left
-    out: it cannot be an output. Limits of ``budget`` left at their defaults are scaled to the coarsest
-    float type among the original's weights. Raises what sessions raise.
+    ``reference`` has the original. The models are not changed. Pairs with a value inside a subgraph (the body
+    of an If or a Loop) are left out: it cannot be an output. Limits of ``budget`` left at their defaults are
+    scaled to the coarsest float type among the original's weights. Raises what sessions raise.
     """
+    original = reference.model
     order = {name: index for index, name in enumerate(computed_values(original))}
     known = computed_values(folded)
     chosen = sorted(
@@ -63,29 +58,24 @@ def compare_sites(
     )
     if not chosen:
         return ()
-    with unoptimised(exposed(original, [pair[0] for pair in chosen])) as reference:
-        specs = {spec.name: spec for spec in reference.outputs}
-        comparison = _Comparison(
-            original,
-            folded,
-            reference,
-            given_in_original={pair[0]: specs[pair[0]] for pair in chosen},
-            given_in_folded={pair[1]: specs[pair[0]] for pair in chosen},
-            budget=scaled_budget(budget, model_precision(original)),
-            deadline=time.monotonic() + judging_s,
-        )
-        return tuple(
-            site for group in _groups(chosen, specs, probes) for site in comparison.of(group, probes)
-        )
+    specs = reference.expose([pair[0] for pair in chosen])
+    comparison = _Comparison(
+        reference,
+        folded,
+        given_in_original={pair[0]: specs[pair[0]] for pair in chosen},
+        given_in_folded={pair[1]: specs[pair[0]] for pair in chosen},
+        budget=scaled_budget(budget, model_precision(original)),
+        deadline=time.monotonic() + judging_s,
+    )
+    return tuple(site for group in _groups(chosen, specs, probes) for site in comparison.of(group, probes))
 
 
 @dataclass(frozen=True)
 class _Comparison:
     """Two models that are cut open at the same values."""
 
-    original: ir.Model
+    reference: Reference
     folded: ir.Model
-    reference: Session
     given_in_original: Mapping[str, TensorSpec]
     """By the name of a value: what stands for it in a section."""
 
@@ -103,7 +93,7 @@ class _Comparison:
         originals = self._given_in([pair[0] for pair in pairs], part)
         with unoptimised(part) as candidate:
             for probe in probes:
-                expected = dict(zip(originals, self.reference.run(probe, originals), strict=True))
+                expected = dict(zip(originals, self.reference.values(probe, originals), strict=True))
                 actual = dict(zip(names, candidate.run(_feed(part, probe, expected), names), strict=True))
                 for pair in pairs:
                     distances[pair].append(distance(expected[pair[0]], actual[pair[1]]))
@@ -127,9 +117,9 @@ class _Comparison:
     ) -> set[Pair]:
         """The pairs for which float64 does not say that the folded model's value is as good as the other."""
         names = list(dict.fromkeys(pair[0] for pair in disputed))
-        part = section(self.original, names, self.given_in_original)
+        part = section(self.reference.model, names, self.given_in_original)
         read = self._given_in((), part)
-        given = dict(zip(read, self.reference.run(probe, read), strict=True)) if read else {}
+        given = dict(zip(read, self.reference.values(probe, read), strict=True)) if read else {}
         with saved(part) as file:
             judge = Float64Judge(file, time_limit_s=self.deadline - time.monotonic())
             try:
@@ -169,7 +159,7 @@ def _groups(
     group: list[Pair] = []
     taken = 0
     for pair in pairs:
-        size = max((_bytes(specs[pair[0]], probe) for probe in probes), default=0)
+        size = max((value_bytes(specs[pair[0]], probe) for probe in probes), default=0)
         if group and taken + size > LARGEST_FETCH_BYTES:
             yield group
             group, taken = [], 0
@@ -177,16 +167,3 @@ def _groups(
         taken += size
     if group:
         yield group
-
-
-def _bytes(spec: TensorSpec, probe: Probe) -> int:
-    """About the size of a value: dynamic dimensions are the batch, or as large as the largest input's."""
-    if spec.shape is None:
-        return UNKNOWN_VALUE_BYTES
-    shapes = [array.shape for array in probe.values() if array.shape]
-    rows = max((shape[0] for shape in shapes), default=1)
-    largest = max((max(shape[1:], default=1) for shape in shapes), default=1)
-    dims = (
-        dim if isinstance(dim, int) else rows if axis == 0 else largest for axis, dim in enumerate(spec.shape)
-    )
-    return math.prod(dims) * spec.dtype.itemsize

@@ -19,6 +19,11 @@ def available_cpus() -> int:
     return affinity if limit is None else max(1, min(affinity, math.ceil(limit)))
 
 
+def half_of_the_cpus() -> int:
+    """Threads for each of two that compute side by side, at least 1."""
+    return max(1, available_cpus() // 2)
+
+
 @functools.cache
 def cpu_model() -> str:
     """What the processors call themselves; empty where that cannot be found."""

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 
@@ -12,9 +14,11 @@ from foldserve.parity.gate import prove
 from foldserve.parity.judge import Judge
 from foldserve.parity.precision import model_precision
 from foldserve.parity.probes import ProbeSet
-from foldserve.parity.proof import Fold, prove_fold
+from foldserve.parity.proof import Fold, prove_fold, sites_beside
+from foldserve.parity.reference import Reference
 from foldserve.parity.remembered import RememberingSession
 from foldserve.parity.report import ParityReport, Verdict
+from foldserve.parity.sites import Pair
 from foldserve.runtime.session import Session
 from foldserve.serving.ladder import Attempt, Finding, Form, Optimisation, next_attempt
 from foldserve.serving.opening import in_words
@@ -33,6 +37,11 @@ class Candidate:
     fold_report: FoldReport
     """What folding did; for the unfolded form, what it would have done."""
 
+    @property
+    def pairs(self) -> list[Pair]:
+        """Values that it has in common with the original."""
+        return [(pair.original, pair.folded) for site in self.fold_report.sites for pair in site.pairs]
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -49,20 +58,28 @@ class Proof:
     """What candidates are measured by."""
 
     original: ir.Model
-    reference: Session
-    probes: ProbeSet
+    asked: Future[tuple[Reference, ProbeSet]]
+    """Being opened beside what there is to do with the candidates."""
+
     budget: ParityBudget
     judge: Judge
 
-    def of(self, candidate: Candidate, session: Session) -> ParityReport:
-        """Prove a candidate that runs in ``session``; a folded one site by site, too."""
+    def of(
+        self, candidate: Candidate, open_candidate: Callable[[], Session]
+    ) -> tuple[RememberingSession, ParityReport]:
+        """Open a candidate and prove it; a folded one site by site, too. Raises what opening it raises."""
         if candidate.form.variant is Variant.UNFOLDED:
+            session = RememberingSession(open_candidate())
+            reference, probes = self.asked.result()
             precision = model_precision(self.original)
-            return prove(self.reference, session, self.probes, self.budget, self.judge, precision=precision)
-        sites = candidate.fold_report.sites
-        pairs = [(pair.original, pair.folded) for site in sites for pair in site.pairs]
-        fold = Fold(self.original, candidate.model, pairs)
-        return prove_fold(fold, self.reference, session, self.probes, budget=self.budget, judge=self.judge)
+            return session, prove(reference, session, probes, self.budget, self.judge, precision=precision)
+        fold = Fold(self.original, candidate.model, candidate.pairs)
+        with sites_beside(fold, self.asked.result) as sites:
+            session = RememberingSession(open_candidate())
+            reference, probes = self.asked.result()
+            return session, prove_fold(
+                fold, reference, session, probes, sites, budget=self.budget, judge=self.judge
+            )
 
 
 def choose(
@@ -81,8 +98,7 @@ def choose(
     reports: list[ParityReport] = []
     candidate, attempt = preferred, Attempt(preferred.form)
     while True:
-        session = RememberingSession(open_model(candidate.model, attempt.optimisation))
-        report = proof.of(candidate, session)
+        session, report = proof.of(candidate, partial(open_model, candidate.model, attempt.optimisation))
         wrong = wrong_sites(report, candidate.fold_report)
         proven = report.verdict is not Verdict.UNPROVEN
         findings.append(Finding(attempt, report.passed, proven, frozenset(wrong)))

@@ -81,6 +81,14 @@ def make_initialisers_constant(model: ir.Model) -> None:
     model.ir_version = max(model.ir_version, FIRST_WITH_CONSTANT_INITIALISERS)
 
 
+def map_external_data(model: ir.Model) -> None:
+    """Map the weights that lie in files: at first use, two threads would get in each other's way."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.numpy()
+
+
 def without_files(model: ir.Model) -> ir.Model:
     """A copy whose weights are arrays, mapped where they lie in files: saving would close such files."""
     copy = model.clone()

@@ -9,6 +9,7 @@ for strings, bytes and messages begins with its length (https://protobuf.dev/pro
 To join the parts of a message is to merge it, so fields may be left out and parsed in pieces.
 """
 
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -115,8 +116,9 @@ class _Reader:
         for tensor in self._tensors:
             size = tensor.data.end - tensor.data.content
             starts.append(starts[-1] + -(-size // ALIGNMENT) * ALIGNMENT)
-        # One array for all: for large ones, numpy asks for huge pages, which come at a tenth of the time.
-        memory = np.empty(starts[-1], np.uint8)
+        # Mapped all at once: page by page, when they are first written to, takes longer than reading.
+        pages = mmap.mmap(-1, max(starts[-1], 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+        memory = np.frombuffer(pages, np.uint8)
         read: dict[str, ir.TensorProtocol] = {}
         for tensor, start in zip(self._tensors, starts[:-1], strict=True):
             place = memory[start : start + tensor.data.end - tensor.data.content]

@@ -1,19 +1,21 @@
 """From a model file to the form of it that serves, proven: read, fold, choose, prove."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
-from foldserve.errors import ExecutionFailed
+from foldserve.errors import ExecutionFailed, LoadFailed
 from foldserve.folding import FoldResult, fold
 from foldserve.observability.logging import get_logger
 from foldserve.parity.evidence import Evidence
 from foldserve.parity.judge import Float64Judge
 from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
-from foldserve.parity.remembered import RememberingSession
+from foldserve.parity.reference import Reference
+from foldserve.runtime.cpus import half_of_the_cpus
 from foldserve.runtime.in_memory import in_memory
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Provider, Session
@@ -24,7 +26,12 @@ from foldserve.serving.choice import Candidate, Choice, Proof, choose
 from foldserve.serving.fold_tier import fastest, folded_forms, median_seconds
 from foldserve.serving.ladder import ALWAYS, UNFOLDED, Form, Optimisation
 from foldserve.serving.lifecycle import State
-from foldserve.serving.model_file import make_initialisers_constant, read_model, without_files
+from foldserve.serving.model_file import (
+    make_initialisers_constant,
+    map_external_data,
+    read_model,
+    without_files,
+)
 from foldserve.serving.opening import Opening
 from foldserve.serving.servable import Variant
 from foldserve.serving.stages import Stages
@@ -60,37 +67,38 @@ def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages) 
     with stages.of(State.LOADING):
         original = read_model(file)
         make_initialisers_constant(original)
-        # The original as it is: the runtime's own optimisation would fold it too.
-        reference = RememberingSession(
-            opening.open(in_memory(original), ProviderChoice.CPU, Optimisation.OFF)
-        )
-    with closing(reference):
-        with stages.of(State.FOLDING):
-            lowest = min(ALWAYS, settings.max_fold_tier)
-            folded = [
-                _candidate(form, max(lowest, _tier(form)))
-                for form in folded_forms(original, settings.max_fold_tier)
-            ]
-        with stages.of(State.PROVING):
-            probes = _probes(samples, reference)
-            proof = Proof(original, reference, probes, settings.parity, Float64Judge(file))
+        map_external_data(original)
+    with stages.of(State.FOLDING):
+        lowest = min(ALWAYS, settings.max_fold_tier)
+        folded = [
+            _candidate(form, max(lowest, _tier(form)))
+            for form in folded_forms(original, settings.max_fold_tier)
+        ]
+    with stages.of(State.PROVING), ThreadPoolExecutor(1, "reference") as beside:
+        # Opened while the candidate is.
+        asked = beside.submit(_reference, original, folded, samples, opening)
+        proof = Proof(original, asked, settings.parity, Float64Judge(file))
 
-            def build(form: Form) -> Candidate:
-                if form == UNFOLDED:
-                    return Candidate(form, original, folded[0].fold_report)
-                return _candidate(fold(original, max_tier=form.tier, keep=form.kept), form.tier, form.kept)
+        def build(form: Form) -> Candidate:
+            if form == UNFOLDED:
+                return Candidate(form, original, folded[0].fold_report)
+            return _candidate(fold(original, max_tier=form.tier, keep=form.kept), form.tier, form.kept)
 
-            provider, provider_seconds = _fastest_provider(folded[0], probes, opening)
-            best = _fastest(folded, probes, provider, opening)
-            choice = choose(
-                opening.name,
-                best,
-                build,
-                proof,
-                lambda model, optimisation: opening.open(in_memory(model), provider, optimisation),
-            )
-            with closing(choice.session):
-                return _found_out(choice, probes.probes, reference, provider_seconds)
+        def open_model(model: ir.Model, optimisation: Optimisation) -> Session:
+            try:
+                return opening.open(in_memory(model), provider, optimisation)
+            except LoadFailed:
+                asked.result()  # what is wrong with the original comes first
+                raise
+
+        def probes() -> ProbeSet:
+            return asked.result()[1]
+
+        provider, provider_seconds = _fastest_provider(folded[0], probes, opening)
+        best = _fastest(folded, probes, provider, opening)
+        choice = choose(opening.name, best, build, proof, open_model)
+        with closing(choice.session), closing(asked.result()[0]) as reference:
+            return _found_out(choice, probes().probes, reference, provider_seconds)
 
 
 def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
@@ -113,7 +121,7 @@ def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
 def _found_out(
     choice: Choice,
     probes: Sequence[Probe],
-    reference: RememberingSession,
+    reference: Reference,
     provider_seconds: Mapping[Provider, float],
 ) -> Prepared:
     given = [evidence for probe in probes if (evidence := _evidence(choice.session, probe)) is not None]
@@ -121,7 +129,7 @@ def _found_out(
     return Prepared(
         choice,
         batches=largest is not None
-        and rows_are_independent(choice.session, largest, choice.parity_report.budget),
+        and rows_are_independent(choice.session, largest, choice.parity_report.budget, probes),
         evidence=next((one for one in given if one.storable()), None),
         reference_seconds=tuple(reference.seconds()),
         provider_seconds=provider_seconds,
@@ -145,14 +153,24 @@ def _tier(form: FoldResult) -> int:
     return max((site.tier or 0 for site in form.report.sites), default=0)
 
 
-def _probes(samples: Path | None, session: Session) -> ProbeSet:
+def _reference(
+    original: ir.Model, folded: Sequence[Candidate], samples: Path | None, opening: Opening
+) -> tuple[Reference, ProbeSet]:
+    """What the folded forms are compared with, and on what."""
+
+    def open_model(model: ir.Model) -> Session:
+        # The runtime's own optimisation would fold it, too.
+        return opening.open(in_memory(model), ProviderChoice.CPU, Optimisation.OFF, half_of_the_cpus())
+
+    inner = {original for form in folded for original, _ in form.pairs}
+    reference = Reference(original, inner, open_model)
     if samples is not None:
-        return load_samples(samples, session.inputs)
-    return synthetic_probes(session)
+        return reference, load_samples(samples, reference.inputs)
+    return reference, synthetic_probes(reference)
 
 
 def _fastest_provider(
-    candidate: Candidate, probes: ProbeSet, opening: Opening
+    candidate: Candidate, probes: Callable[[], ProbeSet], opening: Opening
 ) -> tuple[ProviderChoice, dict[Provider, float]]:
     """CUDA where it was asked for, or where it works and the CPU is not faster: small models are, there."""
     requested = opening.settings.provider
@@ -168,7 +186,10 @@ def _fastest_provider(
 
 
 def _fastest(
-    folded: Sequence[Candidate], probes: ProbeSet, provider: ProviderChoice, opening: Opening
+    folded: Sequence[Candidate],
+    probes: Callable[[], ProbeSet],
+    provider: ProviderChoice,
+    opening: Opening,
 ) -> Candidate:
     """The candidate to prefer; mostly there is but one, nothing to measure."""
     if len(folded) == 1:
@@ -189,7 +210,10 @@ def _fastest(
 
 
 def _seconds(
-    candidates: Sequence[Candidate], providers: Sequence[ProviderChoice], probes: ProbeSet, opening: Opening
+    candidates: Sequence[Candidate],
+    providers: Sequence[ProviderChoice],
+    probes: Callable[[], ProbeSet],
+    opening: Opening,
 ) -> list[float]:
     """What each candidate takes on each provider for the last probe; nothing if one of them refuses it."""
     with ExitStack() as sessions:
@@ -199,6 +223,6 @@ def _seconds(
             for provider in providers
         ]
         try:
-            return median_seconds(loaded, probes.probes[-1])
+            return median_seconds(loaded, probes().probes[-1])
         except ExecutionFailed:
             return []

@@ -32,6 +32,12 @@ def test_a_dynamic_batch_is_probed_with_one_and_with_the_largest() -> None:
     assert probes.source is ProbeSource.SYNTHETIC
 
 
+def test_the_row_alone_is_the_first_of_several() -> None:
+    single, several = (probe["x"] for probe in synthetic_probes(session(relu("[n, 3, 4, 4]"))).probes)
+    np.testing.assert_array_equal(several[:1], single)
+    assert several[1:].min() >= 0 > single.min()
+
+
 def test_a_fixed_shape_is_taken_as_it_is() -> None:
     assert shapes(synthetic_probes(session(relu("[2, 3, 4, 4]"))).probes) == [(2, 3, 4, 4)] * 2
 

@@ -9,7 +9,8 @@ import onnx_ir as ir
 import pytest
 from foldserve.parity.judge import Float64Judge
 from foldserve.parity.probes import synthetic_probes
-from foldserve.parity.proof import Fold, decide_fold, prove_fold, prove_models
+from foldserve.parity.proof import Fold, decide_fold, prove_fold, prove_models, sites_beside
+from foldserve.parity.reference import Reference
 from foldserve.parity.report import (
     JudgedOutput,
     JudgeReport,
@@ -37,18 +38,21 @@ def write(path: Path, source: bytes) -> Path:
 def proof(
     original: bytes, folded: bytes, *, candidate: Session | None = None, judging_s: float = 60
 ) -> ParityReport:
-    reference = session(original, optimise=False)
     fold = Fold(
         ir.from_proto(onnx.load_from_string(original)), ir.from_proto(onnx.load_from_string(folded)), PAIRS
     )
-    return prove_fold(
-        fold,
-        reference,
-        candidate or session(folded),
-        synthetic_probes(reference, largest_batch=2),
-        budget=ParityBudget(),
-        judge=Float64Judge(original, time_limit_s=judging_s),
-    )
+    reference = Reference(fold.original, fold.inner)
+    probes = synthetic_probes(reference, largest_batch=2)
+    with sites_beside(fold, lambda: (reference, probes)) as sites:
+        return prove_fold(
+            fold,
+            reference,
+            candidate or session(folded),
+            probes,
+            sites,
+            budget=ParityBudget(),
+            judge=Float64Judge(original, time_limit_s=judging_s),
+        )
 
 
 def test_a_right_fold_has_every_value_right() -> None:

@@ -1,6 +1,7 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+from foldserve.parity.remembered import RememberingSession
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.serving.batchability import rows_are_independent
 from foldserve.settings import ParityBudget
@@ -40,6 +41,15 @@ def test_a_row_that_sees_the_others_is_found_out() -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_fixed_first_dimension_takes_none(batch: int) -> None:
     assert not rows_are_independent(_session("Relu", {}, batch), _rows(batch), BUDGET)
+
+
+def test_a_row_that_is_a_probe_itself_is_not_computed_again() -> None:
+    rows = _rows(2)
+    first = {"x": rows["x"][:1].copy()}
+    session = RememberingSession(_session("Relu", {}))
+    session.run(first)
+    assert rows_are_independent(session, rows, BUDGET, [first, rows])
+    assert len(session.seconds()) == 3  # the first row, both, the last one
 
 
 def test_one_row_proves_nothing() -> None:

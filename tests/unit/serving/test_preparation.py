@@ -13,7 +13,8 @@ def _opening(provider: ProviderChoice) -> Opening:
     return Opening("m", ModelSettings(provider=provider))
 
 
-PROBES = ProbeSet(ProbeSource.SYNTHETIC, ())
+def _probes() -> ProbeSet:
+    return ProbeSet(ProbeSource.SYNTHETIC, ())
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_a_model_runs_where_it_is_faster(
 ) -> None:
     monkeypatch.setattr(preparation, "resolve_provider", lambda _: Provider.CUDA)
     monkeypatch.setattr(preparation, "_seconds", lambda *_: seconds)
-    choice, measured = preparation._fastest_provider(None, PROBES, _opening(ProviderChoice.AUTO))  # type: ignore[arg-type]  # what is measured is given
+    choice, measured = preparation._fastest_provider(None, _probes, _opening(ProviderChoice.AUTO))  # type: ignore[arg-type]  # what is measured is given
     assert choice is chosen
     assert list(measured.values()) == seconds
 
@@ -38,4 +39,4 @@ def test_a_model_runs_where_it_is_faster(
 @pytest.mark.parametrize("requested", [ProviderChoice.CPU, ProviderChoice.CUDA])
 def test_a_demand_is_not_measured(requested: ProviderChoice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparation, "_seconds", None)
-    assert preparation._fastest_provider(None, PROBES, _opening(requested)) == (requested, {})  # type: ignore[arg-type]  # not looked at
+    assert preparation._fastest_provider(None, _probes, _opening(requested)) == (requested, {})  # type: ignore[arg-type]  # not looked at
