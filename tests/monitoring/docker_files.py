@@ -27,7 +27,11 @@ RECORDED = [rule["record"] for rule in RULES if "record" in rule]
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "foldserve.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
-VARIABLES = {"$__rate_interval": "30s", "$model": ".+", "$version": ".+"}
+VARIABLES = {"$__rate_interval": "30s"} | {
+    f"${variable['name']}": variable["allValue"]
+    for variable in DASHBOARD["templating"]["list"]
+    if "allValue" in variable
+}
 """What Grafana puts in their place where everything is shown."""
 
 needs_prometheus = pytest.mark.skipif(

@@ -28,7 +28,7 @@ pytestmark = needs_prometheus
 
 SHADOW = {"sample_rate": 1.0, "window": 20, "breaches": 3, "drift_window": 64}
 FIRING = {"FoldserveModelLoadFailed", "FoldserveParityBreach", "FoldserveFallbackActive"}
-LIMIT_S = 30
+LIMIT_S = 60
 QUERIES = dict(dashboard_queries())
 
 
@@ -48,6 +48,11 @@ class Watch:
     def alerts(self) -> set[str]:
         """The alerts that the Alertmanager was told of."""
         return {alert["labels"]["alertname"] for alert in _get(f"{self.alertmanager}/api/v2/alerts")}
+
+    def scrape_errors(self) -> list[str]:
+        """Why the server's metrics could not be read, if so."""
+        targets = _get(f"{self.prometheus}/api/v1/targets")["data"]["activeTargets"]
+        return [target["lastError"] for target in targets if target["lastError"]]
 
     def has_data(self, query: str) -> bool:
         """Whether an expression has values, now or within the time limit."""
@@ -75,7 +80,7 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
         _prometheus(folder, server, alertmanager) as prometheus,
     ):
         watch = Watch(prometheus, alertmanager)
-        assert watch.has_data("foldserve_drift_baseline"), "the drift's baseline is learned"
+        assert watch.has_data("foldserve_drift_baseline"), watch.scrape_errors()
         plant_a_wrong_fold(server)
         assert watch.has_data("foldserve_fallback_active == 1"), "the unfolded model takes over"
         yield watch
