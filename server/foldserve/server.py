@@ -14,6 +14,8 @@ from foldserve.serving.lifecycle import State
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.model_control import ModelController
 from foldserve.settings import ServerSettings
+from foldserve.status.gather import Gatherer
+from foldserve.status.page import StatusPages
 
 log = get_logger()
 
@@ -31,7 +33,14 @@ class Server:
         self._controller = ModelController(settings, self._manager)
         self._grpc = GrpcServer(settings, self._manager, self._controller, metrics)
         self._controller.discover()
-        self._http = HttpServer(settings.host, settings.http_port, metrics.registry, self._manager.not_ready)
+        facts = Gatherer(self._manager, metrics)
+        self._http = HttpServer(
+            settings.host,
+            settings.http_port,
+            metrics.registry,
+            self._manager.not_ready,
+            StatusPages(facts.server, facts.model).answer,
+        )
         self._loading = threading.Thread(target=self._load, name="load", daemon=True)
         self._running = ExitStack()
 

@@ -7,7 +7,7 @@ import foldserve
 import pytest
 
 ROOT = Path(foldserve.__file__).parent
-LEAVES = {"disk_cache", "errors", "settings", "settings_problems", "yaml_file", "__init__"}
+LEAVES = {"disk_cache", "errors", "settings", "settings_problems", "templates", "yaml_file", "__init__"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
@@ -19,8 +19,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observability": LEAVES,
     "serving": LEAVES | {"parity", "runtime", "folding", "importing", "observability"},
     "rpc": LEAVES | {"serving", "runtime", "observability"},
-    "server": LEAVES | {"rpc", "serving", "runtime", "observability"},
+    "status": LEAVES | {"serving", "parity", "runtime", "folding", "observability"},
+    "server": LEAVES | {"rpc", "serving", "status", "runtime", "observability"},
     "disk_cache": set(),
+    "templates": set(),
     "settings_problems": set(),
     "yaml_file": {"errors"},
     "configuration": LEAVES,

@@ -1,7 +1,6 @@
 """A report as one web page that needs nothing else: for a browser, a phone, an e-mail."""
 
 import onnx_ir as ir
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from foldserve.commands import display
@@ -9,8 +8,9 @@ from foldserve.commands.drawing import draw
 from foldserve.commands.neighbourhood import Graphs
 from foldserve.commands.report import ModelReport
 from foldserve.folding.report import FoldSite, Outcome
+from foldserve.templates import render
 
-TEMPLATE = "page.html.j2"
+TEMPLATE = "fold_report.html.j2"
 
 
 def page(report: ModelReport, original: ir.Model, folded: ir.Model) -> str:
@@ -19,14 +19,8 @@ def page(report: ModelReport, original: ir.Model, folded: ir.Model) -> str:
     The nodes of both models must have the names that the report has for them.
     """
     graphs = Graphs(original, folded, report.fold.sites)
-    environment = Environment(
-        loader=PackageLoader("foldserve", "commands"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
+    return render(
+        TEMPLATE,
         report=report,
         facts=display.facts(report),
         operators=display.operator_counts(report.fold),

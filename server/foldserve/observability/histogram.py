@@ -1,5 +1,6 @@
 """A histogram that is cheap to fill, and becomes a metric when it is scraped."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
@@ -25,6 +26,25 @@ class Histogram:
     def count(self) -> int:
         """Number of values."""
         return sum(self.counts)
+
+    def quantile(self, share: float) -> float | None:
+        """The value that ``share`` of all values do not exceed, as Prometheus estimates it; None of none.
+
+        Linear within a bucket, as if its values lay evenly in it; infinite beyond the last bound.
+        """
+        rank, below, lower = share * self.count, 0, 0.0
+        for bound, count in zip(self._bounds, self.counts, strict=False):
+            if count and below + count >= rank:
+                return lower + (bound - lower) * (rank - below) / count
+            below, lower = below + count, bound
+        return math.inf if self.count else None
+
+    def plus(self, other: "Histogram") -> "Histogram":
+        """A new histogram of the values of both, which have the same bounds."""
+        both = Histogram(self._bounds)
+        both.counts = [one + another for one, another in zip(self.counts, other.counts, strict=True)]
+        both.sum = self.sum + other.sum
+        return both
 
     def add_to(self, family: HistogramMetricFamily, labels: Iterable[str]) -> None:
         """Append this histogram to a metric, with its buckets added up as Prometheus wants them."""

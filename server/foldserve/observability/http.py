@@ -1,8 +1,9 @@
-"""The HTTP side: /metrics for Prometheus, /livez and /readyz for whoever restarts or balances."""
+"""The HTTP side: /metrics for Prometheus, /livez and /readyz for whoever restarts or balances, pages."""
 
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -11,8 +12,37 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from foldserve.errors import ConfigurationError
+from foldserve.observability.logging import get_logger
 
 TEXT = "text/plain; charset=utf-8"
+HTML = "text/html; charset=utf-8"
+JSON = "application/json"
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Of every answer: it is as of now, and what it quotes from elsewhere can do nothing in a browser."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a path is answered with."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+NOT_FOUND = b"this server answers /, /models/<name>/<version>, /metrics, /livez and /readyz\n"
+
+Pages = Callable[[str, str], Page | None]
+"""Given a request's target and its ``Accept`` header, the page; None where there is none."""
+
+log = get_logger()
 
 
 class _Listener(ThreadingHTTPServer):
@@ -27,39 +57,52 @@ class _Listener(ThreadingHTTPServer):
 
 
 class HttpServer:
-    """Serves the three paths from a thread of its own until closed.
+    """Serves from a thread of its own until closed.
 
-    ``not_ready`` returns why the server is not ready, an empty text when it is. Raises
-    :class:`ConfigurationError` when the port cannot be listened on.
+    ``not_ready`` returns why the server is not ready, an empty text when it is; ``pages`` answers all paths
+    but the three of machines. Raises :class:`ConfigurationError` when the port cannot be listened on.
     """
 
     def __init__(
-        self, host: str, port: int, registry: CollectorRegistry, not_ready: Callable[[], str]
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        not_ready: Callable[[], str],
+        pages: Pages,
     ) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             timeout = 30
 
             def do_GET(self) -> None:
-                match self.path.partition("?")[0]:
-                    case "/metrics":
-                        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-                        self._answer(200, content_type, encode(registry))
-                    case "/livez":
-                        self._answer(200, TEXT, b"live\n")
-                    case "/readyz":
-                        reason = not_ready()
-                        self._answer(503 if reason else 200, TEXT, f"{reason or 'ready'}\n".encode())
-                    case _:
-                        self._answer(404, TEXT, b"this server answers /metrics, /livez and /readyz\n")
-
-            def _answer(self, status: int, content_type: str, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body)))
+                try:
+                    page = self._page()
+                except Exception:
+                    log.exception("a page failed", path=self.path[:200])
+                    page = Page(500, TEXT, b"this page failed inside the server; its log has the details\n")
+                self.send_response(page.status)
+                self.send_header("Content-Type", page.content_type)
+                self.send_header("Content-Length", str(len(page.body)))
+                for name, value in HEADERS.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 if self.command != "HEAD":
-                    self.wfile.write(body)
+                    self.wfile.write(page.body)
+
+            def _page(self) -> Page:
+                accept = self.headers.get("Accept", "")
+                match self.path.partition("?")[0]:
+                    case "/metrics":
+                        encode, content_type = choose_encoder(accept)
+                        return Page(200, content_type, encode(registry))
+                    case "/livez":
+                        return Page(200, TEXT, b"live\n")
+                    case "/readyz":
+                        reason = not_ready()
+                        return Page(503 if reason else 200, TEXT, f"{reason or 'ready'}\n".encode())
+                    case _:
+                        return pages(self.path, accept) or Page(404, TEXT, NOT_FOUND)
 
             do_HEAD = do_GET  # noqa: N815  # http.server looks methods up by this name
 

@@ -170,6 +170,14 @@ class RequestCollector(Collector):
         """The RPCs of one model version and method so far."""
         return self._requests.get((model, version, method)) or RequestMetrics(model, version, method)
 
+    def of_model(self, model: str, version: str) -> list[RequestMetrics]:
+        """The RPCs of one model version so far, by method."""
+        return [requests for requests in self.all() if requests.labels[:2] == (model, version)]
+
+    def all(self) -> list[RequestMetrics]:
+        """The RPCs so far, by model version and method."""
+        return list(self._requests.values())
+
     def collect(self) -> Iterable[Metric]:
         """Everything counted so far."""
         yield from self._collect_requests()
@@ -184,7 +192,7 @@ class RequestCollector(Collector):
             "From the arrival of an RPC at its handler to its answer, failures included.",
             labels=(*MODEL, "method"),
         )
-        for one in list(self._requests.values()):
+        for one in self.all():
             with one.lock:
                 one.duration.add_to(duration, one.labels)
                 for code, count in one.codes.items():

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from foldserve.observability.histogram import Histogram
+from foldserve.observability.history import History
 from foldserve.observability.inference import MODEL
 
 DISTANCES = (*(float(f"{digit}e{decade}") for decade in range(-8, 0) for digit in (1, 3)), 1.0)
@@ -51,6 +52,8 @@ class DriftScores:
 class _Output:
     relative_l2: Histogram = field(default_factory=lambda: Histogram(DISTANCES))
     scaled_max: Histogram = field(default_factory=lambda: Histogram(DISTANCES))
+    history: History = field(default_factory=History)
+    """Of both distances, in this order."""
 
 
 class ParityMetrics:
@@ -84,6 +87,12 @@ class ParityMetrics:
             histograms = self.outputs.setdefault(output, _Output())
             histograms.relative_l2.observe(min(relative_l2, LARGEST_DISTANCE))
             histograms.scaled_max.observe(min(scaled_max, LARGEST_DISTANCE))
+            histograms.history.observe(relative_l2, scaled_max)
+
+    def history(self) -> dict[str, History]:
+        """Relative L2 and scaled max over time, by output."""
+        with self.lock:
+            return {name: output.history.copy() for name, output in self.outputs.items()}
 
     def count_reference(self, seconds: float, rows: int) -> None:
         """Count a run of the reference, in seconds of processor time."""

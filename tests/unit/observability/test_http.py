@@ -3,7 +3,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from foldserve.observability.http import HttpServer
+from foldserve.observability.http import HTML, HttpServer, Page
 from foldserve.observability.metrics import Metrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,6 +13,11 @@ class Service:
         self.metrics = Metrics()
         self.reason = ""
 
+    def page(self, target: str, accept: str) -> Page | None:
+        if target == "/broken":
+            raise ZeroDivisionError
+        return Page(200, HTML, f"<p>{accept}".encode()) if target == "/page?a=b" else None
+
 
 @pytest.fixture
 def service() -> Service:
@@ -21,7 +26,7 @@ def service() -> Service:
 
 @pytest.fixture
 def url(service: Service) -> Iterator[str]:
-    with HttpServer("127.0.0.1", 0, service.metrics.registry, lambda: service.reason) as server:
+    with HttpServer("127.0.0.1", 0, service.metrics.registry, lambda: service.reason, service.page) as server:
         yield f"http://127.0.0.1:{server.port}"
 
 
@@ -59,3 +64,24 @@ def test_an_unknown_path_says_which_there_are(url: str) -> None:
     status, text = _get(f"{url}/v2/models")
     assert status == 404
     assert "/metrics, /livez and /readyz" in text
+
+
+def test_other_paths_are_pages_which_can_do_nothing_in_a_browser(url: str) -> None:
+    request = urllib.request.Request(f"{url}/page?a=b", headers={"Accept": "text/html"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.read() == b"<p>text/html"
+        assert answer.headers["Content-Type"] == HTML
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_head_is_get_without_a_body(url: str) -> None:
+    request = urllib.request.Request(f"{url}/page?a=b", headers={"Accept": "text/html"}, method="HEAD")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert (answer.status, answer.headers["Content-Length"], answer.read()) == (200, "12", b"")
+
+
+def test_a_page_that_fails_is_an_error_and_the_next_one_is_answered(url: str) -> None:
+    status, text = _get(f"{url}/broken")
+    assert (status, "ZeroDivisionError" in text) == (500, False)
+    assert _get(f"{url}/livez")[0] == 200
