@@ -135,6 +135,22 @@ def test_a_refusal_tells_when_to_come_again(tmp_path: Path, engine: Engine) -> N
         assert calls[0].result().outputs
 
 
+def test_where_no_model_has_room_requests_are_refused_before_they_are_read(
+    tmp_path: Path, engine: Engine
+) -> None:
+    unknown = pb.ModelInferRequest(model_name="unknown")
+    with _stub(tmp_path, "max_queue_size: 1\n") as stub, ThreadPoolExecutor(4) as pool:
+        calls = [_occupy(engine, stub, pool), pool.submit(stub.ModelInfer, _request())]
+        while (error := _refusal(lambda: stub.ModelInfer(unknown))).code() is grpc.StatusCode.NOT_FOUND:
+            time.sleep(0.001)  # until the second one is in line
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "retry-after" in {entry.key for entry in error.trailing_metadata()}
+        assert stub.ServerReady(pb.ServerReadyRequest()).ready
+        engine.open.set()
+        assert all(call.result().outputs for call in calls)
+        assert _refusal(lambda: stub.ModelInfer(unknown)).code() is grpc.StatusCode.NOT_FOUND
+
+
 def _result_or_error(stub: GRPCInferenceServiceStub) -> Any:
     try:
         return stub.ModelInfer(_request())

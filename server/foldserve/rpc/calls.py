@@ -29,10 +29,18 @@ class Caller(Protocol):
 
 
 class DeferredMethod:
-    """A unary method that is begun with a request and its caller, and tells a callback the outcome later."""
+    """A unary method that is begun with a request and its caller, and tells a callback the outcome later.
 
-    def __init__(self, begin: Callable[[Any, Caller, Callable[[Outcome], None]], None]) -> None:
+    ``refusal`` says how a call ends whose request is not even read; None: it is.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[Any, Caller, Callable[[Outcome], None]], None],
+        refusal: Callable[[], Outcome | None] = lambda: None,
+    ) -> None:
         self.begin = begin
+        self.refusal = refusal
 
     def __call__(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Answer as other methods do, in a thread that waits."""

@@ -31,7 +31,8 @@ class _Counted:
             return behaviour
         begin = begin_of(behaviour)
         if begin is not None:
-            return DeferredMethod(partial(self._outcomes.begin, method, begin))
+            refusal = partial(self._outcomes.refusal, method, self._servicer.refusal)
+            return DeferredMethod(partial(self._outcomes.begin, method, begin), refusal)
 
         def settled(request: Any, context: grpc.ServicerContext) -> Any:
             return self._outcomes.of(method, behaviour, request, context).answer(context)

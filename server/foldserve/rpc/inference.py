@@ -8,7 +8,7 @@ from functools import partial
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 
-from foldserve.errors import RequestCancelled
+from foldserve.errors import QueueFull, RequestCancelled
 from foldserve.observability.tracing import Tracer
 from foldserve.rpc import codec
 from foldserve.rpc.calls import Caller, deferred
@@ -54,6 +54,10 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
             self._decoders.submit(_told, start, done)
         else:
             start(later=when_idle())
+
+    def refusal(self) -> QueueFull | None:
+        """Why no inference would be taken now, whatever it asks for; None if one might be."""
+        return self._data_plane.refusal()
 
     def start(
         self,

@@ -64,6 +64,15 @@ class Outcomes:
             result = error
         return self._settled(method, started, request, context, result)
 
+    def refusal(self, method: str, why: Callable[[], Exception | None]) -> Outcome | None:
+        """The end of a request of which nothing is known, if there is a reason ``why`` none is taken."""
+        error = why()
+        if error is None:
+            return None
+        outcome = _refusal(method, error)
+        self._requests.record_request("", "", method, outcome.code, 0.0)
+        return outcome
+
     def begin(
         self,
         method: str,

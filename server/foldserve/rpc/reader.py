@@ -137,6 +137,7 @@ class _Reader:
     def _take(self, event: Any, handler: Any) -> bool:
         """Take the call that has arrived, and ask for the next; whether there may be one."""
         state = self._state
+        refusal = handler.unary_unary.refusal()
         with state.lock:
             state.due.remove(event.tag)
             if event.success:
@@ -145,6 +146,8 @@ class _Reader:
                 most = state.maximum_concurrent_rpcs
                 if most is not None and state.active_rpc_count >= most:
                     call.end(cygrpc.StatusCode.resource_exhausted, b"Concurrent RPC limit exceeded!")
+                elif refusal is not None:
+                    call.answer(refusal)
                 else:
                     call.receive()
             if state.stage is _server._ServerStage.STARTED:

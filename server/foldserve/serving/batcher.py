@@ -104,9 +104,8 @@ class Batcher:
             if self._closed:
                 raise _closing()
             refusal = self._refusal(stands)
-            if refusal is not None and self._may_ask_who_is_gone():
-                gone = without_gone(self._line, time.monotonic())
-                self._line = gone.rest
+            if refusal is not None:
+                gone = self._without_gone()
                 refusal = self._refusal(stands)
             if refusal is None:
                 self._line.append(waiting)
@@ -119,6 +118,16 @@ class Batcher:
             raise refusal
         if bringer is not None:
             bringer(self._run_short_line)
+
+    def refusal(self) -> QueueFull | None:
+        """Why any request would be refused now; None if it depends on the request, or there is room."""
+        if not self._is_full():
+            return None
+        with self._changed:
+            gone = self._without_gone()
+            refusal = self._queue_full("this model", self._capacity) if self._is_full() else None
+        _dismiss(gone)
+        return refusal
 
     def use(self, session: Session) -> None:
         """Run what comes on another session; what runs finishes on the one before, which is not closed."""
@@ -163,26 +172,35 @@ class Batcher:
     def _refusal(self, stands: Place) -> QueueFull | None:
         """Why there is no place in line; None if there is one."""
         most = stands.policy.max_queue_size
-        # Whoever finds an idle instance is in line for no more than a moment, and does not wait.
-        if len(self._line) >= self._capacity + self._idle:
-            scope, most = "this model", self._capacity
-        elif most and sum(one.priority == stands.priority for one in self._line) >= most:
-            scope = f"priority {stands.priority} of this model"
-        else:
-            return None
+        if self._is_full():
+            return self._queue_full("this model", self._capacity)
+        if most and sum(one.priority == stands.priority for one in self._line) >= most:
+            return self._queue_full(f"priority {stands.priority} of this model", most)
+        return None
+
+    def _is_full(self) -> bool:
+        """Whoever finds an idle instance is in line for no more than a moment, and does not wait."""
+        return len(self._line) >= self._capacity + self._idle
+
+    def _queue_full(self, scope: str, most: int) -> QueueFull:
         drain_s = self._pace.drain_s(self._line, self.most_rows, self._instances)
         return QueueFull(
             f"{most} requests are waiting for {scope}, the most it may have; retry later",
             min(max(drain_s, RETRY_AFTER_S[0]), RETRY_AFTER_S[1]),
         )
 
-    def _may_ask_who_is_gone(self) -> bool:
-        """Not at every refusal: to ask all callers costs more than to refuse one, and most are there."""
+    def _without_gone(self) -> Cut:
+        """Take those out of a full line who are late or gone; the lock is held.
+
+        Not at every refusal: to ask all callers costs more than to refuse one, and most are there.
+        """
         now = time.monotonic()
         if now - self._asked_who_is_gone < ASK_WHO_IS_GONE_EVERY_S:
-            return False
+            return Cut([], [], [], self._line)
         self._asked_who_is_gone = now
-        return True
+        gone = without_gone(self._line, now)
+        self._line = gone.rest
+        return gone
 
     def _engine(self) -> None:
         _let_others_finish_first()

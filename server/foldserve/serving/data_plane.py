@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 
+from foldserve.errors import QueueFull
 from foldserve.observability.inference import StageSeconds
 from foldserve.serving.batcher import Later, rows_of
 from foldserve.serving.manager import ModelManager
@@ -62,6 +63,15 @@ class DataPlane:
 
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
+
+    def refusal(self) -> QueueFull | None:
+        """Why no request would be taken now, whatever it asks for: no line has room; None if one has."""
+        refusal: QueueFull | None = None
+        for servable in self._manager.serving():
+            refusal = servable.refusal()
+            if refusal is None:
+                return None
+        return refusal
 
     def submit(self, request: InferenceRequest, done: Callable[[InferenceResult | Exception], None]) -> None:
         """Take one request; ``done`` is told the result, or why there is none, by a thread of the engine.

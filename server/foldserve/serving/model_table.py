@@ -138,6 +138,10 @@ class ModelTable:
             else:
                 return servable
 
+    def serving(self) -> Iterable[Servable]:
+        """Every servable that answers requests, some of them more than once."""
+        return self._serving.values()
+
     def is_ready(self, name: str, version: str) -> bool:
         """Whether a model serves; false for one that does not exist."""
         return (name, version) in self._serving

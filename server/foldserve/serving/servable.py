@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from foldserve.errors import ModelNotReady
+from foldserve.errors import ModelNotReady, QueueFull
 from foldserve.folding.report import FoldReport
 from foldserve.observability.inference import InferenceMetrics
 from foldserve.parity.report import ParityReport
@@ -161,6 +161,10 @@ class Servable:
     def submit(self, request: Waiting, *, priority: int, timeout_us: int, later: Later | None) -> None:
         """Put a validated request in line; arguments and errors are :meth:`Batcher.submit`'s."""
         self._batcher.submit(request, priority=priority, timeout_us=timeout_us, later=later)
+
+    def refusal(self) -> QueueFull | None:
+        """See :meth:`Batcher.refusal`."""
+        return self._batcher.refusal()
 
     def fall_back(self, session: Session, fallback: Fallback) -> bool:
         """Let ``session``, the unfolded model, answer from the next run on; False if one does already."""

@@ -21,6 +21,7 @@ from unit.serving.held_engine import (
     answered_alone,
     assert_near,
     occupy,
+    until,
 )
 
 
@@ -79,6 +80,24 @@ def test_who_is_gone_or_late_leaves_a_full_line_to_the_living(
     first.execution()
     alive.execution()
     assert session.batches == [1, 2]
+
+
+def test_a_full_line_tells_so_before_anybody_asks_and_lets_the_gone_leave(
+    session: HeldSession, make_batcher: MakeBatcher, images: Array
+) -> None:
+    batcher = make_batcher(capacity=1)
+    assert batcher.refusal() is None
+    first = occupy(session, batcher, images[:1])
+    assert batcher.refusal() is None
+    second = Caller(batcher, images[:1])
+    refusal = batcher.refusal()
+    assert refusal is not None
+    assert refusal.retry_after_s >= RETRY_AFTER_S[0]
+    second.gone = True
+    until(lambda: batcher.refusal() is None)
+    assert isinstance(second.outcome(), RequestCancelled)
+    session.free.set()
+    first.execution()
 
 
 def test_without_a_line_requests_still_run_on_an_idle_engine(
