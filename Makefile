@@ -20,7 +20,7 @@ CONTRACT := $(shell find proto -name '*.proto')
 # ONNX Runtime writes a device id under the home folder unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo run example test bench bench-folding bench-serving lint format clean
+.PHONY: help setup demo run example test bench bench-folding bench-drift bench-serving lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -80,13 +80,16 @@ $(FOLDERS_VENV)/.complete: $(VENV)/.complete benchmarks/requirements-folders.txt
 	@$(BIN)/python $(PIP) install -q --no-deps -r benchmarks/requirements-models.txt
 	@touch $@
 
-bench: bench-folding bench-serving ## Run all benchmarks (two hours)
+bench: bench-folding bench-drift bench-serving ## Run all benchmarks (two hours)
 
 bench-folding: setup $(FOLDERS_VENV)/.complete ## Compare folding with other tools: share, accuracy, time, memory (an hour)
 	PYTHONPATH=tests $(BIN)/python benchmarks/folding_comparison.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/folding_comparison.py --zoo
 	PYTHONPATH=tests $(BIN)/python benchmarks/folding_speed.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/folding_tables.py
+
+bench-drift: setup ## Tell spoilt digits from clean ones, and recalibrate (a minute)
+	$(BIN)/python benchmarks/drift_digits.py
 
 bench-serving: setup ## Measure serving beside its limits: throughput, latency, overload, loading, memory, shadow (40 minutes)
 	@command -v h2load >/dev/null || { echo 'h2load is missing: apt-get install nghttp2-client'; exit 1; }

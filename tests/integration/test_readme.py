@@ -29,7 +29,7 @@ MAKE = [line for line in SHELL_LINES if line.startswith("make ")]
 WITHOUT_A_SERVER = [
     line
     for line in SHELL_LINES
-    if re.match(r"\.venv/bin/foldserve (inspect|fold|verify|freeze|config) ", line)
+    if re.match(r"\.venv/bin/foldserve (inspect|fold|verify|freeze|recalibrate|config) ", line)
 ]
 SERVE = [line for line in SHELL_LINES if "foldserve serve" in line]
 
@@ -69,7 +69,12 @@ def test_commands_without_a_server(tmp_path: Path) -> None:
         absolute = command.replace(".venv/", f"{ROOT}/.venv/").replace("examples/", f"{ROOT}/examples/")
         ran = _run(absolute, tmp_path)
         assert ran.returncode == 0, f"{command}: {ran.stdout}{ran.stderr}"
-    assert {file.name for file in tmp_path.iterdir()} == {"folded.onnx", "report.html", "frozen.pt2"}
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "folded.onnx",
+        "report.html",
+        "frozen.pt2",
+        "models",
+    }
 
 
 def test_python_from_a_client(
