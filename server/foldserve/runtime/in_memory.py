@@ -1,6 +1,7 @@
-"""Models handed to a runtime as they lie in memory: neither serialised with their weights nor copied.
+"""Models handed to a runtime as they lie in memory: not serialised with their weights.
 
-Sessions made of one model share its weights, and the 2 GB that a protobuf message may hold are no limit.
+So the 2 GB that a protobuf message may hold are no limit. ONNX Runtime 1.31 copies the weights into each
+session all the same.
 """
 
 from collections.abc import Mapping
