@@ -13,15 +13,13 @@ import numpy as np
 import onnx
 import pytest
 from foldserve.parity.proof import prove_models
-from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.server import Server
 from foldserve.serving.servable import Servable, Variant
-from foldserve.settings import ProviderChoice
 from foldserve_client import Client, ClientError
 from foldserve_proto import fold_service_pb2 as pb
 from foldserve_proto.fold_service_pb2_grpc import FoldServiceStub
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from planted import plant_a_wrong_fold
 from running import EXAMPLE_MODELS, of_digits, scraped, serving
 from small_models import add_model, batch_norm, chain, convolution
 
@@ -57,17 +55,6 @@ def client(pair: tuple[Server, Client]) -> Client:
 
 def servable(server: Server) -> Servable:
     return server._manager.servable("digits")
-
-
-def plant_a_wrong_fold(server: Server) -> None:
-    """Have the model answer with one weight that is wrong, as a fold that the gate let through would."""
-    model = onnx.load(EXAMPLE_MODELS / "digits" / "1" / "model.onnx")
-    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
-    values = numpy_helper.to_array(weight).copy()
-    values[0] *= 1.02
-    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    wrong = OnnxRuntimeSession(model.SerializeToString(), provider=ProviderChoice.CPU)
-    servable(server)._batcher.use(wrong)
 
 
 def until(condition: Callable[[], Any], what: str) -> None:

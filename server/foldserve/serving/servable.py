@@ -191,6 +191,7 @@ class Servable:
     def _answer_with(self, session: Session, variant: Variant) -> None:
         self.metrics.answer_with(variant)
         self.variant = variant
+        self.provider = session.provider
         self._batcher.use(session)
 
     def drain(self, timeout_s: float) -> bool:

@@ -13,6 +13,7 @@ from foldserve.parity import shadow_worker
 from foldserve.parity.report import OutputParity, ParityReport, ProbeSource, ProbesReport, Verdict
 from foldserve.parity.shadow import LARGEST_CHECK_ROWS, Breach, Shadow, budgets_in_service
 from foldserve.parity.shadow_worker import MOST_WAITING, ShadowWorker
+from foldserve.parity.statistics import Statistics
 from foldserve.runtime.session import Array
 from foldserve.settings import ParityBudget, ReferenceMode, ShadowSettings
 
@@ -22,7 +23,7 @@ BUDGETS = {"y": ParityBudget()}
 class Doubling:
     """A reference that answers y = 2x; while ``gate`` is closed it waits."""
 
-    statistics = None
+    statistics: Statistics | None = None
 
     def __init__(self) -> None:
         self.gate = threading.Event()
