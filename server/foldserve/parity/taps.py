@@ -96,8 +96,11 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def _batch_norm(node: ir.Node) -> BatchNorm | None:
-    if (node.domain, node.op_type) != ("", "BatchNormalization") or constant(node.inputs[0]) is not None:
+    if (node.domain, node.op_type) != ("", "BatchNormalization"):
         return None
+    x = node.inputs[0]
+    if x is None or constant(x) is not None or (x.shape is not None and len(x.shape) < 2):
+        return None  # a weight that is normalised, or a vector without channels
     # Training mode is an attribute from operator set 14 on, and before it more than one output.
     if node.attributes.get_int("training_mode", 0) or any(output.name for output in node.outputs[1:]):
         return None

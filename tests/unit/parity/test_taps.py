@@ -145,6 +145,7 @@ WITHOUT_STATISTICS = {
         {{ y = BatchNormalization(x, gamma, beta, mean, other) }}""",
         18,
     ),
+    "no channels": ("g (float[n] x) => (float[n] y) { y = BatchNormalization(x, one, one, one, one) }", 18),
     "of a weight": (
         """g (float[n] x) => (float[4, 4] y)
         { y = BatchNormalization(weight, gamma, beta, mean, variance) }""",
@@ -156,8 +157,8 @@ WITHOUT_STATISTICS = {
 @pytest.mark.parametrize("case", WITHOUT_STATISTICS)
 def test_without_statistics_there_are_no_taps(case: str) -> None:
     text, opset = WITHOUT_STATISTICS[case]
-    weight = np.ones((4, 4), np.float32)
-    assert tapped(model(text, WEIGHTS | {"weight": weight}, opset)) is None
+    others = {"weight": np.ones((4, 4), np.float32), "one": np.ones(1, np.float32)}
+    assert tapped(model(text, WEIGHTS | others, opset)) is None
 
 
 def test_parameters_for_every_element_have_no_taps() -> None:
