@@ -9,6 +9,7 @@ from typing import Self
 from foldserve.observability.http import HttpServer
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
+from foldserve.observability.spans import Spans
 from foldserve.rpc.server import GrpcServer
 from foldserve.serving.lifecycle import State
 from foldserve.serving.manager import ModelManager
@@ -31,7 +32,10 @@ class Server:
         metrics = Metrics()
         self._manager = ModelManager(settings, metrics, self._model_ready)
         self._controller = ModelController(settings, self._manager)
-        self._grpc = GrpcServer(settings, self._manager, self._controller, metrics)
+        self._spans = (
+            Spans(settings.otlp_endpoint, settings.otlp_sample_rate) if settings.otlp_endpoint else None
+        )
+        self._grpc = GrpcServer(settings, self._manager, self._controller, metrics, self._spans)
         self._controller.discover()
         facts = Gatherer(self._manager, metrics)
         self._http = HttpServer(
@@ -81,6 +85,8 @@ class Server:
         self._grpc.stop(self._settings.drain_timeout_s)
         self._manager.close(deadline)
         self._running.close()
+        if self._spans is not None:
+            self._spans.close()
         log.info("stopped")
 
     def _load(self) -> None:

@@ -62,6 +62,36 @@ def test_levels_change_while_the_server_runs(
     assert _written(capsys) == []
 
 
+def test_at_the_level_of_debugging_each_request_is_a_line_with_its_id(
+    stub: GRPCInferenceServiceStub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines() -> list[dict[str, object]]:
+        return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    request = pb.ModelInferRequest(model_name="digits", id="mine")
+    with pytest.raises(grpc.RpcError):
+        stub.ModelInfer(request)
+    assert [line for line in lines() if line["event"] == "request"] == []
+    _set(stub, log_verbose_level=1)
+    lines()
+    with pytest.raises(grpc.RpcError):
+        stub.ModelInfer(request)
+    _set(stub, log_verbose_level=0)
+    (line,) = (line for line in lines() if line["event"] == "request")
+    assert line.pop("timestamp")
+    assert isinstance(line.pop("milliseconds"), float)
+    assert "images" in str(line.pop("reason"))
+    assert line == {
+        "event": "request",
+        "level": "debug",
+        "model": "digits",
+        "version": "1",
+        "method": "ModelInfer",
+        "request_id": "mine",
+        "code": "INVALID_ARGUMENT",
+    }
+
+
 def test_a_caller_cannot_silence_the_log_unseen(
     stub: GRPCInferenceServiceStub, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,9 +2,13 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from prometheus_client.metrics_core import HistogramMetricFamily
+from prometheus_client.samples import Exemplar
+
+NONE: Mapping[int, Exemplar] = MappingProxyType({})
 
 
 class Histogram:
@@ -16,6 +20,10 @@ class Histogram:
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+
+    def bucket(self, value: float) -> int:
+        """The index of the bucket that a value belongs to."""
+        return bisect_left(self._bounds, value)
 
     def observe(self, value: float) -> None:
         """Count one value."""
@@ -46,11 +54,19 @@ class Histogram:
         both.sum = self.sum + other.sum
         return both
 
-    def add_to(self, family: HistogramMetricFamily, labels: Iterable[str]) -> None:
-        """Append this histogram to a metric, with its buckets added up as Prometheus wants them."""
+    def add_to(
+        self, family: HistogramMetricFamily, labels: Iterable[str], exemplars: Mapping[int, Exemplar] = NONE
+    ) -> None:
+        """Append this histogram to a metric, with its buckets added up as Prometheus wants them.
+
+        ``exemplars`` are single values of some buckets.
+        """
         total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self.counts, strict=True):
+        buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        for index, (bound, count) in enumerate(
+            zip((*map(str, self._bounds), "+Inf"), self.counts, strict=True)
+        ):
             total += count
-            buckets.append((bound, total))
+            exemplar = exemplars.get(index)
+            buckets.append((bound, total) if exemplar is None else (bound, total, exemplar))
         family.add_metric(list(labels), buckets, self.sum)

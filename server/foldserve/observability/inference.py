@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from foldserve.observability.histogram import Histogram
 
@@ -126,6 +127,9 @@ class RequestMetrics:
         self.lock = threading.Lock()
         self.duration = durations()
         self.codes: Counter[str] = Counter()
+        self.exemplars: dict[int, Exemplar] = {}
+        """The last RPC of each bucket of ``duration`` that was traced."""
+
         self.failed_s = 0.0
         """What the RPCs that failed took altogether, in seconds."""
 
@@ -136,6 +140,12 @@ class RequestMetrics:
             self.codes[code] += 1
             if code != "OK":
                 self.failed_s += seconds
+
+    def exemplify(self, seconds: float, trace_id: str) -> None:
+        """Let an RPC that is counted already, and was traced, stand for its bucket."""
+        with self.lock:
+            exemplar = Exemplar({"trace_id": trace_id}, seconds, time.time())
+            self.exemplars[self.duration.bucket(seconds)] = exemplar
 
     @property
     def failed(self) -> int:
@@ -166,6 +176,11 @@ class RequestCollector(Collector):
         requests = self._requests.get(key) or self._requests.setdefault(key, RequestMetrics(*key))
         requests.record(code, seconds)
 
+    def exemplify(self, model: str, version: str, method: str, seconds: float, trace_id: str) -> None:
+        """Name the trace of an RPC that is counted already."""
+        if (requests := self._requests.get((model, version, method))) is not None:
+            requests.exemplify(seconds, trace_id)
+
     def requests(self, model: str, version: str, method: str) -> RequestMetrics:
         """The RPCs of one model version and method so far."""
         return self._requests.get((model, version, method)) or RequestMetrics(model, version, method)
@@ -194,7 +209,7 @@ class RequestCollector(Collector):
         )
         for one in self.all():
             with one.lock:
-                one.duration.add_to(duration, one.labels)
+                one.duration.add_to(duration, one.labels, one.exemplars)
                 for code, count in one.codes.items():
                     requests.add_metric([*one.labels, code], count)
         return requests, duration

@@ -38,6 +38,11 @@ def log_settings() -> LogSettings:
     return _settings
 
 
+def is_written(level: LogLevel) -> bool:
+    """Whether lines of this level are written: to ask costs less than a line that is not."""
+    return level in _settings.levels
+
+
 def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
     """Set format and least level of every log line of this process."""
     ascending = list(LogLevel)

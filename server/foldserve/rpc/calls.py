@@ -7,25 +7,15 @@ cannot, and for callers in this process, these methods wait like any other.
 from collections.abc import Callable
 from functools import partial, wraps
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
-from foldserve.rpc.outcome import Outcome
+from foldserve.rpc.outcome import Caller, Outcome, Traced
 
 Servicer = TypeVar("Servicer")
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-
-
-class Caller(Protocol):
-    """Who waits for the answer to a call; gRPC's own contexts are such."""
-
-    def is_active(self) -> bool:
-        """Whether somebody waits still."""
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the deadline; None, or centuries, where there is none."""
 
 
 class DeferredMethod:
@@ -50,7 +40,7 @@ class DeferredMethod:
 
 
 def deferred(
-    begin: Callable[[Servicer, Request, Caller, Callable[[Response | Exception], None]], None],
+    begin: Callable[[Servicer, Request, Caller, Callable[[Response | Traced | Exception], None]], None],
 ) -> Callable[[Servicer, Request, grpc.ServicerContext], Response]:
     """Make a servicer's method of a function that tells its last argument the response, or why there is none.
 
@@ -59,7 +49,8 @@ def deferred(
 
     @wraps(begin)
     def method(self: Servicer, request: Request, context: grpc.ServicerContext) -> Response:
-        response: Response = wait_for(lambda done: begin(self, request, context, done))
+        result = wait_for(lambda done: begin(self, request, context, done))
+        response: Response = result.response if isinstance(result, Traced) else result
         return response
 
     return method

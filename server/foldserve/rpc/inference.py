@@ -4,14 +4,18 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 
 from foldserve.errors import QueueFull, RequestCancelled
+from foldserve.observability.inference import StageSeconds
+from foldserve.observability.spans import Answered
 from foldserve.observability.tracing import Tracer
 from foldserve.rpc import codec
-from foldserve.rpc.calls import Caller, deferred
+from foldserve.rpc.calls import deferred
+from foldserve.rpc.outcome import Caller, Traced
 from foldserve.rpc.output_forms import Forms, encode, output_forms
 from foldserve.rpc.reader import when_idle
 from foldserve.rpc.scheduling import scheduling
@@ -20,7 +24,7 @@ from foldserve.serving.data_plane import DataPlane, InferenceRequest, InferenceR
 from foldserve.serving.shared_memory import SharedMemory
 from foldserve.serving.validation import Array
 
-Done = Callable[[pb.ModelInferResponse | Exception], None]
+Done = Callable[[pb.ModelInferResponse | Traced | Exception], None]
 Start = Callable[[pb.ModelInferRequest, float, float | None, Callable[[], bool], Done], None]
 """What :meth:`InferenceMethods.start` is."""
 
@@ -34,7 +38,11 @@ FOREVER_S = 1e9
 class InferenceMethods(service.GRPCInferenceServiceServicer):
     """The methods that run a model."""
 
-    def __init__(self, data_plane: DataPlane, shared_memory: SharedMemory, tracer: Tracer) -> None:
+    def __init__(
+        self, data_plane: DataPlane, shared_memory: SharedMemory, tracer: Tracer, *, has_spans: bool
+    ) -> None:
+        """``has_spans`` says that whoever is told a response wants to know what it took, too."""
+        self._has_spans = has_spans
         self._data_plane = data_plane
         self._shared_memory = shared_memory
         self._tracer = tracer
@@ -107,7 +115,7 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
                 self._tracer.record(
                     servable.name, servable.version, request.id, arrived=arrived, stages=stages
                 )
-            done(response)
+            done(_traced(response, result, stages) if is_answered and self._has_spans else response)
 
         inference = InferenceRequest(
             model=request.model_name,
@@ -129,6 +137,10 @@ def _told(start: Callable[[], None], done: Done) -> None:
         start()
     except Exception as error:
         done(error)
+
+
+def _traced(response: Any, result: InferenceResult, stages: StageSeconds) -> Traced:
+    return Traced(response, Answered(result.servable.variant, result.rows, stages))
 
 
 def _response(identity: str, result: InferenceResult, forms: Forms, *, typed: bool) -> pb.ModelInferResponse:

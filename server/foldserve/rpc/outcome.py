@@ -1,23 +1,52 @@
 """What becomes of a request: our exceptions become status codes, and every outcome is counted."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
 from foldserve.errors import FoldserveError, QueueFull, status_code
 from foldserve.observability.inference import RequestCollector
-from foldserve.observability.logging import get_logger
+from foldserve.observability.logging import get_logger, is_written
+from foldserve.observability.spans import Answered, Ended, Spans
+from foldserve.settings import LogLevel
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+
+Counted = tuple[str, str, str, str, float]
+"""How a request counts: model, version, method, code, and seconds."""
 
 MOST_TEXT = 1000
 """Characters of an error text: gRPC drops the whole answer when its metadata grows beyond 8 kB."""
 
+LONGEST_ID = 200
+"""Characters of a request's id that are written to the log."""
+
 log = get_logger()
+
+
+class Caller(Protocol):
+    """Who waits for the answer to a call; gRPC's own contexts are such."""
+
+    def is_active(self) -> bool:
+        """Whether somebody waits still."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline; None, or centuries, where there is none."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]:
+        """What came with the call, by lower-case names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A response, and what is told of it where requests are traced."""
+
+    response: Any
+    answered: Answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +77,18 @@ class Outcomes:
     """Calls what answers a request and counts how it ended.
 
     ``labels`` returns the model and version labels of a request: only names that the server knows become
-    labels, so that callers cannot make up new ones.
+    labels, so that callers cannot make up new ones. ``spans`` traces inferences; None: nobody does.
     """
 
-    def __init__(self, requests: RequestCollector, labels: Callable[[str, str], tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        requests: RequestCollector,
+        labels: Callable[[str, str], tuple[str, str]],
+        spans: Spans | None = None,
+    ) -> None:
         self._requests = requests
         self._labels = labels
+        self._spans = spans
 
     def of(self, method: str, behaviour: Behaviour, request: Any, context: grpc.ServicerContext) -> Outcome:
         """Call ``behaviour``, whatever it raises."""
@@ -62,61 +97,118 @@ class Outcomes:
             result = behaviour(request, context)
         except Exception as error:
             result = error
-        return self._settled(method, started, request, context, result)
+        outcome = _outcome(method, request, result)
+        self._count(method, started, request, context, outcome)
+        return outcome
 
     def refusal(self, method: str, why: Callable[[], Exception | None]) -> Outcome | None:
         """The end of a request of which nothing is known, if there is a reason ``why`` none is taken."""
         error = why()
         if error is None:
             return None
-        outcome = _refusal(method, error)
+        outcome = _refusal(method, None, error)
         self._requests.record_request("", "", method, outcome.code, 0.0)
         return outcome
 
     def begin(
         self,
         method: str,
-        start: Callable[[Any, grpc.ServicerContext, Callable[[Any], None]], None],
+        start: Callable[[Any, Any, Callable[[Any], None]], None],
         request: Any,
-        context: grpc.ServicerContext,
+        caller: Caller,
         done: Callable[[Outcome], None],
     ) -> None:
-        """Call ``start``, which tells its last argument a response or an exception later, or raises one."""
+        """Call ``start``, which tells its last argument a response or an exception later, or raises one.
+
+        The response may be :class:`Traced`.
+        """
         started = time.perf_counter()
 
         def settle(result: Any) -> None:
-            done(self._settled(method, started, request, context, result))
+            answered = None
+            if self._spans is not None and isinstance(result, Traced):
+                result, answered = result.response, result.answered
+            outcome = _outcome(method, request, result)
+            counted = self._count(method, started, request, caller, outcome)
+            done(outcome)
+            if self._spans is not None:
+                model, version, _, code, seconds = counted
+                ended = Ended(
+                    method=method,
+                    model=model,
+                    version=version,
+                    request_id=_request_id(request),
+                    code=code,
+                    error=outcome.text,
+                    seconds=seconds,
+                    metadata=caller.invocation_metadata(),
+                    answered=answered,
+                )
+                self._trace(self._spans, ended)
 
         try:
-            start(request, context, settle)
+            start(request, caller, settle)
         except Exception as error:
             settle(error)
 
-    def _settled(
-        self, method: str, started: float, request: Any, context: grpc.ServicerContext, result: Any
-    ) -> Outcome:
-        outcome = _refusal(method, result) if isinstance(result, Exception) else Outcome(result, "OK", "")
+    def _count(self, method: str, started: float, request: Any, caller: Caller, outcome: Outcome) -> Counted:
         code = outcome.code
-        if code in ("OK", "CANCELLED") and not context.is_active():
-            code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
+        if code in ("OK", "CANCELLED") and not caller.is_active():
+            code = "DEADLINE_EXCEEDED" if caller.time_remaining() == 0 else "CANCELLED"
         model, version = self._labels(_model(request), _version(request))
-        self._requests.record_request(model, version, method, code, time.perf_counter() - started)
-        return outcome
+        counted = model, version, method, code, time.perf_counter() - started
+        self._requests.record_request(*counted)
+        if is_written(LogLevel.DEBUG):
+            log.debug(
+                "request",
+                model=model,
+                version=version,
+                method=method,
+                request_id=_request_id(request),
+                code=code,
+                milliseconds=round(counted[-1] * 1e3, 3),
+                **({"reason": outcome.text} if outcome.text else {}),
+            )
+        return counted
+
+    def _trace(self, spans: Spans, ended: Ended) -> None:
+        """Trace a request that has its answer, whatever comes of that."""
+        try:
+            trace_id = spans.record(ended)
+        except Exception:
+            log.exception("a request could not be traced", request_id=ended.request_id)
+            return
+        if trace_id:
+            self._requests.exemplify(ended.model, ended.version, ended.method, ended.seconds, trace_id)
 
 
-def _refusal(method: str, error: Exception) -> Outcome:
+def _outcome(method: str, request: Any, result: Any) -> Outcome:
+    return _refusal(method, request, result) if isinstance(result, Exception) else Outcome(result, "OK", "")
+
+
+def _refusal(method: str, request: Any, error: Exception) -> Outcome:
     if isinstance(error, FoldserveError):
         metadata = _retry_hints(error.retry_after_s) if isinstance(error, QueueFull) else ()
         return Outcome(None, status_code(error), str(error)[:MOST_TEXT], metadata)
     if isinstance(error, NotImplementedError):
         return Outcome(None, "UNIMPLEMENTED", f"{method} is not offered by this server")
-    log.error("internal error", method=method, exc_info=error)
+    log.error(
+        "internal error",
+        method=method,
+        model=_model(request),
+        request_id=_request_id(request),
+        exc_info=error,
+    )
     return Outcome(None, "INTERNAL", f"{method} failed inside the server; its log has the details")
 
 
 def _retry_hints(seconds: float) -> tuple[tuple[str, str], ...]:
     """When to try again: in seconds for people and proxies, in milliseconds for gRPC's own retries."""
     return ("retry-after", f"{seconds:.3f}"), ("grpc-retry-pushback-ms", str(ceil(seconds * 1000)))
+
+
+def _request_id(request: Any) -> str:
+    return str(getattr(request, "id", ""))[:LONGEST_ID]
 
 
 def _model(request: Any) -> str:

@@ -157,7 +157,7 @@ class _Reader:
 
 
 class _Call:
-    """A call of a deferred method, and who waits for its answer (:class:`~foldserve.rpc.calls.Caller`).
+    """A call of a deferred method, and who waits for its answer (:class:`~foldserve.rpc.outcome.Caller`).
 
     The methods for events return what ``grpc._server`` expects: the call with its last event, else nothing.
     """
@@ -171,6 +171,7 @@ class _Call:
         "_is_cancelled",
         "_is_counted",
         "_lock",
+        "_metadata",
         "_operations",
         "_server",
     )
@@ -178,6 +179,7 @@ class _Call:
     def __init__(self, event: Any, handler: Any, server: Any) -> None:
         self._call = event.call
         self._deadline: float = event.call_details.deadline
+        self._metadata: tuple[tuple[str, str | bytes], ...] = event.invocation_metadata
         self._handler = handler
         self._server = server
         self._lock = threading.Lock()
@@ -192,6 +194,10 @@ class _Call:
     def time_remaining(self) -> float:
         """Seconds until the deadline; infinity where there is none."""
         return max(self._deadline - time.time(), 0.0)
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What came with the call, by lower-case names."""
+        return self._metadata
 
     def receive(self) -> None:
         """Ask for the message; from now on the call counts as one in work. The server's lock is held."""

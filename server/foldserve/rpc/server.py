@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from foldserve.errors import ConfigurationError
 from foldserve.observability.metrics import Metrics
+from foldserve.observability.spans import Spans
 from foldserve.rpc.counted import counted
 from foldserve.rpc.fold import FoldServicer
 from foldserve.rpc.health import Health
@@ -40,9 +41,10 @@ class GrpcServer:
         manager: ModelManager,
         controller: ModelController,
         metrics: Metrics,
+        spans: Spans | None,
     ) -> None:
         self._health = Health()
-        outcomes = Outcomes(metrics.requests, manager.labels)
+        outcomes = Outcomes(metrics.requests, manager.labels, spans)
         self._server = reading_server(
             ThreadPoolExecutor(settings.grpc_workers + settings.max_streams, "rpc"),
             # One more than there are threads would wait unseen, without a deadline.

@@ -38,7 +38,9 @@ class InferenceServicer(
     ) -> None:
         shared_memory = SharedMemory(enabled=settings.shared_memory, most_bytes=settings.max_message_bytes)
         tracer = Tracer(settings.trace_file)
-        InferenceMethods.__init__(self, DataPlane(manager), shared_memory, tracer)
+        InferenceMethods.__init__(
+            self, DataPlane(manager), shared_memory, tracer, has_spans=settings.otlp_endpoint is not None
+        )
         StreamMethods.__init__(
             self,
             self.start,

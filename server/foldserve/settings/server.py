@@ -88,6 +88,12 @@ class ServerSettings(ModelDefaults):
     trace_file: Path | None = None
     """File that traces of requests are added to, once TraceSetting asks for them; unset, there are none."""
 
+    otlp_endpoint: str | None = Field(default=None, pattern="^https?://")
+    """Where OpenTelemetry's spans are sent, by OTLP over gRPC: ``http://localhost:4317``; unset: nowhere."""
+
+    otlp_sample_rate: float = Field(default=0.01, ge=0, le=1)
+    """Share of inferences that are traced there where the caller does not say whether they should be."""
+
     @field_validator("repository", "load_models", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
@@ -121,6 +127,8 @@ class ServerSettings(ModelDefaults):
                 raise ValueError(
                     f"{setting} is given, but model_control is '{self.model_control}'; set it to '{mode}'"
                 )
+        if "otlp_sample_rate" in self.model_fields_set and self.otlp_endpoint is None:
+            raise ValueError("otlp_sample_rate is given, but otlp_endpoint is not; set both or none")
         at_once = self.grpc_workers + self.max_streams * self.max_stream_requests
         if "max_queue_size" in self.model_fields_set and self.max_queue_size > at_once:
             raise ValueError(

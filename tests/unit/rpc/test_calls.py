@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from foldserve.rpc.calls import Caller, begin_of, deferred
+from foldserve.rpc.calls import begin_of, deferred
+from foldserve.rpc.outcome import Caller
 
 
 def test_a_deferred_method_is_a_method_too() -> None:

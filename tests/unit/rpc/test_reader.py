@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 from foldserve.rpc import reader
-from foldserve.rpc.calls import Caller, DeferredMethod
-from foldserve.rpc.outcome import Outcome
+from foldserve.rpc.calls import DeferredMethod
+from foldserve.rpc.outcome import Caller, Outcome
 from foldserve.rpc.reader import reading_server, when_idle
 
 SERVICE, METHOD = "test.Service", "Call"
