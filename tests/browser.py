@@ -113,7 +113,7 @@ def browsing() -> Iterator[Browser]:
     their_commands, our_commands = os.pipe()
     our_answers, their_answers = os.pipe()
 
-    where_it_wants_them = f'exec "$0" "$@" 3<&{their_commands} 4>&{their_answers}'
+    pipes = f"3</proc/self/fd/{their_commands} 4>/proc/self/fd/{their_answers}"
     flags = [
         "--headless=new",
         "--no-sandbox",
@@ -123,7 +123,7 @@ def browsing() -> Iterator[Browser]:
     ]
     with tempfile.TemporaryDirectory(prefix="foldserve-browser-", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            ["sh", "-c", where_it_wants_them, CHROMIUM, *flags, f"--user-data-dir={profile}"],
+            ["sh", "-c", f'exec "$0" "$@" {pipes}', CHROMIUM, *flags, f"--user-data-dir={profile}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
