@@ -9,7 +9,7 @@ from typing import Self
 from foldserve.observability.http import HttpServer
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
-from foldserve.observability.spans import Spans
+from foldserve.observability.spans import spans_to
 from foldserve.rpc.server import GrpcServer
 from foldserve.serving.lifecycle import State
 from foldserve.serving.manager import ModelManager
@@ -33,7 +33,7 @@ class Server:
         self._manager = ModelManager(settings, metrics, self._model_ready)
         self._controller = ModelController(settings, self._manager)
         self._spans = (
-            Spans(settings.otlp_endpoint, settings.otlp_sample_rate) if settings.otlp_endpoint else None
+            spans_to(settings.otlp_endpoint, settings.otlp_sample_rate) if settings.otlp_endpoint else None
         )
         self._grpc = GrpcServer(settings, self._manager, self._controller, metrics, self._spans)
         self._controller.discover()

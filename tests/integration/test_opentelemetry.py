@@ -1,21 +1,27 @@
 """Spans of real requests at a real collector, and exemplars that lead to them."""
 
+import json
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from foldserve.errors import ConfigurationError
+from foldserve.observability.spans import spans_to
 from foldserve.server import Server
+from foldserve.settings import ServerSettings
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from prometheus_client.openmetrics import parser
+from pydantic import ValidationError
 from running import EXAMPLE_MODELS, serving
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -184,12 +190,39 @@ def test_a_context_that_is_none_begins_a_trace_of_its_own(traceparent: str) -> N
 
 
 def test_nobody_waits_for_a_collector_that_is_not_there(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with (
         serving(EXAMPLE_MODELS, otlp_endpoint="http://127.0.0.1:9", otlp_sample_rate=1.0) as server,
         grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
     ):
         assert GRPCInferenceServiceStub(channel).ModelInfer(request(), timeout=10).id == "one"
-    lines = capsys.readouterr().err.splitlines()
-    assert all(line.startswith("{") for line in lines), "what the exporter says is in the form of all lines"
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert lines[-1]["event"] == "stopped"
+    assert len([line for line in lines if line["event"] == "spans are not sent as they should be"]) <= 1
+
+
+def test_without_the_packages_the_server_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "foldserve.observability.otlp", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    with pytest.raises(ConfigurationError, match=r"install foldserve\[otel\]"):
+        spans_to("http://127.0.0.1:9", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"otlp_endpoint": "localhost:4317"}, "otlp_endpoint"),
+        ({"otlp_sample_rate": 0.5}, "otlp_endpoint is not"),
+        ({"otlp_endpoint": "http://localhost:4317", "otlp_sample_rate": 1.5}, "otlp_sample_rate"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        ServerSettings.model_validate({"repository": "models", **settings})
+
+
+def test_nothing_of_opentelemetry_is_imported_where_it_is_off() -> None:
+    script = "import sys, foldserve.server; print([one for one in sys.modules if one.startswith('opentel')])"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert printed.stdout == "[]\n"

@@ -37,6 +37,7 @@ ONLY_IN = {
     "onnxscript": {"importing"},
     "onnxruntime": {"runtime"},
     "asyncio": set[str](),
+    "opentelemetry": {"observability"},
     **{name: {"rpc"} for name in GRPC},
     "foldserve_proto": {"rpc", "serving"},  # serving reads configurations, no requests
 }
