@@ -65,6 +65,7 @@ run: setup ## Serve the bundled models in the foreground
 		'  .venv/bin/foldserve-client report digits' \
 		'  .venv/bin/foldserve-client infer digits examples/models/digits/samples.npz' \
 		'  curl localhost:8002/metrics' \
+		'or look at http://localhost:8002/ with a browser.' \
 		'Ctrl-C stops the server.' ''
 	@exec $(BIN)/foldserve serve --repository examples/models
 

@@ -1,5 +1,6 @@
 """The worst of each period, for as long back as a few hundred periods reach."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,8 +38,8 @@ class History:
         """The oldest first."""
 
     def observe(self, *values: float) -> None:
-        """Add one observation of some measures, always the same ones."""
-        self._add(self._clock(), 1, values)
+        """Add one observation of some measures, always the same ones; what is no number counts as infinite."""
+        self._add(self._clock(), 1, tuple(math.inf if math.isnan(value) else value for value in values))
         if len(self.periods) > MOST_PERIODS:
             if self.period_s < LONGEST_PERIOD_S:
                 self._coarsen()

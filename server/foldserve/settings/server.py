@@ -35,7 +35,7 @@ class ServerSettings(ModelDefaults):
     """Port for gRPC; 0 picks a free one."""
 
     http_port: int = Field(default=8002, ge=0, le=65535)
-    """Port for /metrics, /livez and /readyz; 0 picks a free one."""
+    """Port for the status page, /metrics, /livez and /readyz; 0 picks a free one."""
 
     grpc_workers: int = Field(default=256, ge=1)
     """Requests that the server holds at once, waiting ones included; further ones are refused."""

@@ -1,3 +1,5 @@
+import math
+
 from foldserve.observability.history import LONGEST_PERIOD_S, MOST_PERIODS, History
 
 
@@ -55,6 +57,13 @@ def test_a_clock_that_is_set_back_adds_to_the_last_period() -> None:
     clock.now -= 3600
     history.observe(2.0)
     assert [one.worst for one in history.periods] == [(2.0,)]
+
+
+def test_what_is_no_number_is_the_worst() -> None:
+    history = History(_Clock())
+    for value in (1.0, math.nan, 2.0):
+        history.observe(value)
+    assert [one.worst for one in history.periods] == [(math.inf,)]
 
 
 def test_a_copy_stays_as_it_is() -> None:
