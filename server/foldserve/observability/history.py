@@ -38,7 +38,7 @@ class History:
         """The oldest first."""
 
     def observe(self, *values: float) -> None:
-        """Add one observation of some measures, always the same ones; what is no number counts as infinite."""
+        """Add one observation of some measures, always the same; what is no number counts as infinite."""
         self._add(self._clock(), 1, tuple(math.inf if math.isnan(value) else value for value in values))
         if len(self.periods) > MOST_PERIODS:
             if self.period_s < LONGEST_PERIOD_S:
