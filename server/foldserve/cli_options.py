@@ -37,7 +37,7 @@ PANELS = {
         "drain_timeout_s",
     ),
     "Cache": ("cache_dir", "cache_max_bytes"),
-    "Logs and traces": ("log_format", "log_level", "trace_file"),
+    "Logs and traces": ("log_format", "log_level", "trace_file", "otlp_endpoint", "otlp_sample_rate"),
 }
 """Under which heading help texts list which settings; a nested one by the name of what it is nested in."""
 
