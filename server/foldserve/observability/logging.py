@@ -31,6 +31,7 @@ class _Lines(structlog.PrintLogger):
 
 
 _settings = LogSettings(LogFormat.AUTO, frozenset(LogLevel))
+_debugs = False
 
 
 def log_settings() -> LogSettings:
@@ -38,9 +39,9 @@ def log_settings() -> LogSettings:
     return _settings
 
 
-def is_written(level: LogLevel) -> bool:
-    """Whether lines of this level are written: to ask costs less than a line that is not."""
-    return level in _settings.levels
+def debugs() -> bool:
+    """Whether lines for debugging are written: to ask costs next to nothing, a line that is not does not."""
+    return _debugs
 
 
 def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
@@ -51,8 +52,8 @@ def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
 
 def apply_log_settings(settings: LogSettings) -> None:
     """Let exactly the lines of these levels be written from now on."""
-    global _settings  # noqa: PLW0603  # structlog's configuration is the process's, too
-    _settings = settings
+    global _settings, _debugs  # noqa: PLW0603  # structlog's configuration is the process's, too
+    _settings, _debugs = settings, LogLevel.DEBUG in settings.levels
     automatic = settings.format is LogFormat.AUTO and sys.stderr.isatty()
     for_people = settings.format is LogFormat.CONSOLE or automatic
     numbers = logging.getLevelNamesMapping()

@@ -10,9 +10,8 @@ import grpc
 
 from foldserve.errors import FoldserveError, QueueFull, status_code
 from foldserve.observability.inference import RequestCollector
-from foldserve.observability.logging import get_logger, is_written
+from foldserve.observability.logging import debugs, get_logger
 from foldserve.observability.spans import Answered, Ended, Spans
-from foldserve.settings import LogLevel
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -158,7 +157,7 @@ class Outcomes:
         model, version = self._labels(_model(request), _version(request))
         counted = model, version, method, code, time.perf_counter() - started
         self._requests.record_request(*counted)
-        if is_written(LogLevel.DEBUG):
+        if debugs():
             log.debug(
                 "request",
                 model=model,
