@@ -52,7 +52,7 @@ def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
 
 def apply_log_settings(settings: LogSettings) -> None:
     """Let exactly the lines of these levels be written from now on."""
-    global _settings, _debugs  # noqa: PLW0603  # structlog's configuration is the process's, too
+    global _settings, _debugs  # structlog's configuration is the process's, too
     _settings, _debugs = settings, LogLevel.DEBUG in settings.levels
     automatic = settings.format is LogFormat.AUTO and sys.stderr.isatty()
     for_people = settings.format is LogFormat.CONSOLE or automatic
