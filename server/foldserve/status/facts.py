@@ -46,6 +46,16 @@ class Calls(_Facts):
 
     duration: Durations
 
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return sum(self.codes.values())
+
+    @property
+    def failed(self) -> int:
+        """Those that were not answered."""
+        return self.count - self.codes.get("OK", 0)
+
 
 class Stage(_Facts):
     """One stage of answered requests."""

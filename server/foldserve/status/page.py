@@ -11,6 +11,7 @@ from foldserve.folding.report import FoldSite, Outcome
 from foldserve.observability.http import HTML, JSON, Page
 from foldserve.status import words
 from foldserve.status.facts import ModelFacts, ModelOverview, OutputHistory, ServableFacts, ServerFacts
+from foldserve.status.gather import INFERENCE
 from foldserve.status.pictures import Picture, bars, over_time
 from foldserve.templates import render
 
@@ -62,12 +63,12 @@ class StatusPages:
 
 def server_page(server: ServerFacts, refresh_s: int | None = None) -> str:
     """The overview as HTML."""
-    served = [one.service for one in server.models if one.service is not None]
+    inferences = [one for one in server.calls if one.method in INFERENCE]
     return render(
         "server.html.j2",
         server=server,
-        requests=sum(one.requests for one in served),
-        failed=sum(one.failed for one in served),
+        requests=sum(one.count for one in inferences),
+        failed=sum(one.failed for one in inferences),
         now=server.started + server.uptime_seconds,
         attention=[(one, what) for one in server.models if (what := needs_attention(one))],
         words=words,

@@ -252,6 +252,11 @@ def test_foreign_text_stays_text() -> None:
         assert len(elements.identities) == len(set(elements.identities))
 
 
+def test_requests_for_unknown_models_count_too() -> None:
+    text = " ".join("".join(Elements(server_page(server())).text).split())
+    assert "4 requests for inference 1 of them failed" in text
+
+
 def test_pages_without_anything_to_tell_are_well_formed() -> None:
     nothing = Durations(count=0, mean=None, p50=None, p99=None)
     page = server_page(server(overview(duration=nothing, parity_at_load=None, checks={})))
