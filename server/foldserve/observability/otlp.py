@@ -61,7 +61,7 @@ class OtlpSpans:
         self._propagator = TraceContextTextMapPropagator()
 
     def record(self, ended: Ended) -> str:
-        """Trace a request that has ended just now, if it is to be; its trace id, else an empty text."""
+        """Trace a request, if it is to be; its trace id, else an empty text."""
         carrier = _carrier(ended.metadata)
         context = self._propagator.extract(carrier) if carrier else None
         parent = trace.get_current_span(context).get_span_context() if context is not None else None
@@ -81,8 +81,7 @@ class OtlpSpans:
             self._exporter.shutdown()
 
     def _recorded(self, ended: Ended, context: Context | None) -> str:
-        end_ns = time.time_ns()
-        start_ns = end_ns - int(ended.seconds * 1e9)
+        start_ns = ended.end_ns - int(ended.seconds * 1e9)
         span = self._tracer.start_span(
             f"{SERVICE}/{ended.method}",
             context=context,
@@ -96,7 +95,7 @@ class OtlpSpans:
             within = trace.set_span_in_context(span)
             for name, begin_ns, finish_ns in _stages(start_ns, ended.answered.stages):
                 self._tracer.start_span(name, context=within, start_time=begin_ns).end(finish_ns)
-        span.end(end_ns)
+        span.end(ended.end_ns)
         return trace.format_trace_id(span.get_span_context().trace_id)
 
 

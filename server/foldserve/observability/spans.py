@@ -33,7 +33,12 @@ class Ended:
     error: str
     """The text that the caller got; empty for an answer."""
 
+    end_ns: int
+    """When it ended, in nanoseconds since 1970."""
+
     seconds: float
+    """How long it took until then."""
+
     metadata: Iterable[tuple[str, str | bytes]]
     """What came with the call."""
 
@@ -44,7 +49,7 @@ class Spans(Protocol):
     """Traces a share of all requests, and those whose callers trace them."""
 
     def record(self, ended: Ended) -> str:
-        """Trace a request that has ended just now, if it is to be; its trace id, else an empty text."""
+        """Trace a request, if it is to be; its trace id, else an empty text."""
 
     def close(self) -> None:
         """Send what was not sent yet, as far as that goes in a few seconds, and end."""

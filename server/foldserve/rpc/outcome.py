@@ -129,21 +129,24 @@ class Outcomes:
                 result, answered = result.response, result.answered
             outcome = _outcome(method, request, result)
             counted = self._count(method, started, request, caller, outcome)
+            if self._spans is None:
+                done(outcome)
+                return
+            model, version, _, code, seconds = counted
+            ended = Ended(
+                method=method,
+                model=model,
+                version=version,
+                request_id=_request_id(request),
+                code=code,
+                error=outcome.text,
+                end_ns=time.time_ns(),
+                seconds=seconds,
+                metadata=caller.invocation_metadata(),
+                answered=answered,
+            )
             done(outcome)
-            if self._spans is not None:
-                model, version, _, code, seconds = counted
-                ended = Ended(
-                    method=method,
-                    model=model,
-                    version=version,
-                    request_id=_request_id(request),
-                    code=code,
-                    error=outcome.text,
-                    seconds=seconds,
-                    metadata=caller.invocation_metadata(),
-                    answered=answered,
-                )
-                self._trace(self._spans, ended)
+            self._trace(self._spans, ended)
 
         try:
             start(request, caller, settle)
