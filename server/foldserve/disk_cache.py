@@ -12,7 +12,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -59,29 +60,61 @@ def read_entry(folder: Path, kind: type[Record]) -> Record | None:
     return record
 
 
+class Draft:
+    """An entry in the making: the files in ``folder``, until they are kept."""
+
+    def __init__(self, entry: Path, scratch: Path) -> None:
+        self._entry = entry
+        self._scratch = scratch
+        self._sha256: dict[str, str] = {}
+        self.folder = scratch / "entry"
+        self.folder.mkdir()
+
+    def hash_files(self) -> None:
+        """Hash what is there by now and must not change any more; :meth:`keep` does the others."""
+        for file in self.folder.iterdir():
+            if file.name not in self._sha256:
+                self._sha256[file.name] = sha256_of(file)
+
+    def keep(self, record: Record) -> Record:
+        """Make the files the entry, with ``record``.
+
+        Where a whole entry is there already, that one stays, and its record is returned. Raises OSError for a
+        folder that cannot be written.
+        """
+        self.hash_files()
+        sha256 = self._sha256 | {ENTRY: _sha256_of_record(record)}
+        (self.folder / ENTRY).write_text(_Entry(record=record, sha256=sha256).model_dump_json())
+        try:
+            self.folder.replace(self._entry)
+        except OSError:
+            # Somebody was faster, and may have it open by now; only what is damaged may go.
+            kept = read_entry(self._entry, type(record))
+            if kept is not None:
+                return kept
+            self._entry.replace(self._scratch / "damaged")
+            self.folder.replace(self._entry)
+        return record
+
+
+@contextmanager
+def draft(entry: Path) -> Iterator[Draft]:
+    """A draft of the entry in that folder; it is gone when the block ends, unless it was kept.
+
+    Raises OSError for a folder that cannot be written.
+    """
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=entry.parent) as scratch:
+        yield Draft(entry, Path(scratch))
+
+
 def write_entry(folder: Path, make: Callable[[Path], Record]) -> Record:
     """Let ``make`` write the files into a folder that it is given, and keep them with the record it returns.
 
-    Where a whole entry is there already, that one stays, and its record is returned. Raises what ``make``
-    raises, and OSError for a folder that cannot be written.
+    See :meth:`Draft.keep`. Raises what ``make`` raises, and OSError for a folder that cannot be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as scratch:
-        made = Path(scratch) / "entry"
-        made.mkdir()
-        record = make(made)
-        sha256 = {file.name: sha256_of(file) for file in made.iterdir()} | {ENTRY: _sha256_of_record(record)}
-        (made / ENTRY).write_text(_Entry(record=record, sha256=sha256).model_dump_json())
-        try:
-            made.replace(folder)
-        except OSError:
-            # Somebody was faster, and may have it open by now; only what is damaged may go.
-            kept = read_entry(folder, type(record))
-            if kept is not None:
-                return kept
-            folder.replace(Path(scratch) / "damaged")
-            made.replace(folder)
-    return record
+    with draft(folder) as made:
+        return made.keep(make(made.folder))
 
 
 def prune(cache: Path, most_bytes: int) -> None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from foldserve.disk_cache import ENTRY, entry_key, prune, read_entry, write_entry
+from foldserve.disk_cache import ENTRY, draft, entry_key, prune, read_entry, write_entry
 from pydantic import BaseModel, ConfigDict
 
 
@@ -71,6 +71,33 @@ def test_a_maker_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no"):
         write_entry(tmp_path / "a", fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_that_is_not_kept_is_gone(tmp_path: Path) -> None:
+    with draft(tmp_path / "a") as made:
+        _make(made.folder)
+        made.hash_files()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_were_hashed_ahead_are_hashed_as_the_others(tmp_path: Path) -> None:
+    with draft(tmp_path / "a") as made:
+        record = _make(made.folder)
+        made.hash_files()
+        (made.folder / "later").write_bytes(b"x")
+        made.keep(record)
+    assert read_entry(tmp_path / "a", Record) == record
+    (tmp_path / "a" / "later").write_bytes(b"y")
+    assert read_entry(tmp_path / "a", Record) is None
+
+
+def test_what_is_changed_after_it_was_hashed_is_no_entry(tmp_path: Path) -> None:
+    with draft(tmp_path / "a") as made:
+        record = _make(made.folder)
+        made.hash_files()
+        (made.folder / "weights").write_bytes(b"another")
+        made.keep(record)
+    assert read_entry(tmp_path / "a", Record) is None
 
 
 def test_keys_tell_contents_and_versions_apart() -> None:

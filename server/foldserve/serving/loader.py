@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from foldserve.disk_cache import prune, read_entry, write_entry
+from foldserve.disk_cache import prune, read_entry
 from foldserve.errors import InvalidModel, LoadFailed
 from foldserve.observability.logging import get_logger
 from foldserve.runtime.memory import return_freed_memory
@@ -111,18 +111,25 @@ class _Loading:
         """The model folded, proven, and kept for the next start."""
         # Half a second of imports that a start from the cache does without.
         from foldserve.serving import model_file, preparation  # noqa: PLC0415
+        from foldserve.serving.artefact_files import artefact_files  # noqa: PLC0415
 
         with self.stages.of(State.LOADING):
             file = model_file.onnx_file(self._source, self._scratch, self._server)
-        made = preparation.prepare(file, self._source.samples, self._opening, self.stages)
-        with self.stages.of(State.WARMING):
-            folder = self._cache / "models" / self._key
-            try:
-                artefact = write_entry(folder, lambda into: preparation.write_artefact(made, into))
-            except OSError as error:
-                log.warning("the cache cannot be written: preparing again at each start", reason=str(error))
-                folder = self._scratch / "model"
-                artefact = write_entry(folder, lambda into: preparation.write_artefact(made, into))
+        folder = self._cache / "models" / self._key
+        with artefact_files(folder) as files:
+            made = preparation.prepare(
+                file, self._source.samples, self._opening, self.stages, files.write_ahead
+            )
+            with self.stages.of(State.WARMING):
+                try:
+                    artefact = files.finish(made)
+                except OSError as error:
+                    log.warning(
+                        "the cache cannot be written: preparing again at each start", reason=str(error)
+                    )
+                    folder = self._scratch / "model"
+                    with artefact_files(folder) as aside:
+                        artefact = aside.finish(made)
         loaded = self._opened(artefact, folder, from_cache=False)
         if loaded is None:
             raise InvalidModel(
@@ -147,7 +154,7 @@ class _Loading:
         labels = read_labels(source.folder.parent, settings.labels, [spec.name for spec in session.outputs])
         provenance = Provenance(
             variant=artefact.variant,
-            optimisation=in_words(artefact.optimisation),
+            optimisation=artefact.optimisation,
             artefact_key=self._key,
             requested_provider=settings.provider,
             fold_report=artefact.fold_report,

@@ -19,21 +19,14 @@ from foldserve.runtime.cpus import half_of_the_cpus
 from foldserve.runtime.in_memory import in_memory
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Provider, Session
-from foldserve.serving.artefacts import EVIDENCE, MODEL, WEIGHTS, Artefact
 from foldserve.serving.batchability import rows_are_independent
 from foldserve.serving.batcher import rows_of
 from foldserve.serving.choice import Candidate, Choice, Proof, choose
 from foldserve.serving.fold_tier import fastest, folded_forms, median_seconds
-from foldserve.serving.ladder import ALWAYS, UNFOLDED, Form, Optimisation
+from foldserve.serving.ladder import ALWAYS, UNFOLDED, Form, Optimisation, Variant
 from foldserve.serving.lifecycle import State
-from foldserve.serving.model_file import (
-    make_initialisers_constant,
-    map_external_data,
-    read_model,
-    without_files,
-)
+from foldserve.serving.model_file import make_initialisers_constant, map_external_data, read_model
 from foldserve.serving.opening import Opening
-from foldserve.serving.servable import Variant
 from foldserve.serving.stages import Stages
 from foldserve.settings import ProviderChoice
 
@@ -58,10 +51,17 @@ class Prepared:
     """One run on each provider; empty where there was no choice between two."""
 
 
-def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages) -> Prepared:
+def prepare(
+    file: Path,
+    samples: Path | None,
+    opening: Opening,
+    stages: Stages,
+    write_ahead: Callable[[ir.Model], None],
+) -> Prepared:
     """Prepare the ONNX model in ``file``; raises the exceptions under LoadFailed.
 
-    ``samples`` is an ``.npz`` file with inputs to prove on, None for synthetic ones.
+    ``samples`` is an ``.npz`` file with inputs to prove on, None for synthetic ones. ``write_ahead`` is given
+    the model that will serve if its proof holds, before that begins.
     """
     settings = opening.settings
     with stages.of(State.LOADING):
@@ -96,26 +96,10 @@ def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages) 
 
         provider, provider_seconds = _fastest_provider(folded[0], probes, opening)
         best = _fastest(folded, probes, provider, opening)
+        write_ahead(best.model)
         choice = choose(opening.name, best, build, proof, open_model)
         with closing(choice.session), closing(asked.result()[0]) as reference:
             return _found_out(choice, probes().probes, reference, provider_seconds)
-
-
-def write_artefact(prepared: Prepared, folder: Path) -> Artefact:
-    """Write the files of an entry into ``folder``, which exists, and return its record."""
-    ir.save(without_files(prepared.choice.candidate.model), folder / MODEL, external_data=WEIGHTS)
-    if prepared.evidence is not None:
-        prepared.evidence.save(folder / EVIDENCE)
-    return Artefact(
-        variant=prepared.choice.candidate.form.variant,
-        provider=prepared.choice.session.provider,
-        provider_seconds=dict(prepared.provider_seconds),
-        optimisation=prepared.choice.optimisation,
-        fold_report=prepared.choice.candidate.fold_report,
-        parity_report=prepared.choice.parity_report,
-        batches=prepared.batches,
-        reference_seconds=prepared.reference_seconds,
-    )
 
 
 def _found_out(

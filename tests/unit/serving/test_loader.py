@@ -1,16 +1,19 @@
 """Loads that find what an earlier load left in the cache, and loads that find it damaged."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from foldserve.disk_cache import read_entry
+from foldserve.disk_cache import UNFINISHED, read_entry
 from foldserve.errors import InvalidModel
+from foldserve.folding import FoldResult
 from foldserve.observability.logging import configure_logging
 from foldserve.serving import loader, preparation
 from foldserve.serving.artefacts import Artefact
+from foldserve.serving.fold_tier import folded_forms
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Servable
@@ -80,21 +83,15 @@ def test_an_entry_that_is_another_model_is_found_out_by_its_answer(
 ) -> None:
     """All hashes fit: only asking the model tells."""
 
-    write_artefact = preparation.write_artefact
+    save = ir.save
 
-    def write_another(prepared: preparation.Prepared, folder: Path) -> Artefact:
-        artefact = write_artefact(prepared, folder)
-        model = ir.load(folder / "model.onnx")
+    def save_another(model: ir.Model, file: Path, *, external_data: str) -> None:
         weight = next(value for value in model.graph.initializers.values() if len(value.shape or ()) == 4)
         assert weight.const_value is not None
         weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.01), name=weight.name)
-        for value in model.graph.initializers.values():
-            assert value.const_value is not None
-            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
-        ir.save(model, folder / "model.onnx", external_data="model.onnx.data")
-        return artefact
+        save(model, file, external_data=external_data)
 
-    monkeypatch.setattr(preparation, "write_artefact", write_another)
+    monkeypatch.setattr(ir, "save", save_another)
     with pytest.raises(InvalidModel, match="answers differently each time"):
         _load(source, tmp_path / "cache")
     monkeypatch.undo()
@@ -171,6 +168,40 @@ def test_a_failed_proof_is_told_at_each_start(
         servable = _load(source, tmp_path / "cache", parity=budget)
         assert servable.provenance.from_cache is from_cache
         assert ("breach" in capfd.readouterr().err) is not servable.provenance.parity_report.passed
+
+
+def test_what_was_written_ahead_of_a_failed_proof_does_not_serve(
+    source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(original: ir.Model, highest: int) -> list[FoldResult]:
+        forms = folded_forms(original, highest)
+        for form in forms:
+            weight = next(one for one in form.model.graph.initializers.values() if len(one.shape or ()) == 4)
+            assert weight.const_value is not None
+            weight.const_value = ir.tensor(weight.const_value.numpy() * np.float32(1.1), name=weight.name)
+        return forms
+
+    expected = _answer(_load(source, tmp_path / "honest"))
+    monkeypatch.setattr(preparation, "folded_forms", wrong)
+    for _ in range(2):
+        servable = _load(source, tmp_path / "cache")
+        np.testing.assert_allclose(_answer(servable), expected, rtol=1e-4, atol=1e-5)
+    assert servable.provenance.from_cache
+    (entry,) = (tmp_path / "cache" / "models").iterdir()
+    assert not entry.name.startswith(UNFINISHED)
+
+
+def test_a_model_that_cannot_be_prepared_leaves_neither_files_nor_threads(
+    source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise InvalidModel("no")
+
+    monkeypatch.setattr(preparation, "choose", fail)
+    with pytest.raises(InvalidModel, match="no"):
+        _load(source, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+    assert not any(thread.name.startswith("writing") for thread in threading.enumerate())
 
 
 def test_files_that_cannot_be_read_are_named(
