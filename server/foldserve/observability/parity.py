@@ -21,6 +21,8 @@ from foldserve.observability.inference import MODEL
 DISTANCES = (*(float(f"{digit}e{decade}") for decade in range(-8, 0) for digit in (1, 3)), 1.0)
 """Bounds of the histograms of distances: two steps a decade from far below float32's noise to nonsense."""
 
+RESULTS = ("ok", "breach", "inconclusive", "dropped", "error")
+
 LARGEST_DISTANCE = 10.0
 """What counts for a distance beyond it: an infinite one would spoil the histogram's sum for good."""
 
@@ -64,13 +66,14 @@ class ParityMetrics:
         self.labels = (model, version)
         self.reference_bytes = reference_bytes
         self.lock = threading.Lock()
-        self.checks: Counter[str] = Counter(dict.fromkeys(("ok", "breach", "dropped", "error"), 0))
+        self.checks: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
         self.outputs: dict[str, _Output] = {}
         self.window: Mapping[str, WindowParity] = {}
         self.last_breach_s: float | None = None
         self.reference_s = 0.0
         self.reference_rows = 0
         self.fallbacks: Counter[str] = Counter()
+        self.disputes: Counter[str] = Counter()
         self.fallback_active = False
         self.drift: DriftScores | None = None
 
@@ -85,8 +88,11 @@ class ParityMetrics:
         """Count the distance of one output in one check."""
         with self.lock:
             histograms = self.outputs.setdefault(output, _Output())
-            histograms.relative_l2.observe(min(relative_l2, LARGEST_DISTANCE))
-            histograms.scaled_max.observe(min(scaled_max, LARGEST_DISTANCE))
+            # NaN is smaller than nothing.
+            histograms.relative_l2.observe(
+                relative_l2 if relative_l2 < LARGEST_DISTANCE else LARGEST_DISTANCE
+            )
+            histograms.scaled_max.observe(scaled_max if scaled_max < LARGEST_DISTANCE else LARGEST_DISTANCE)
             histograms.history.observe(relative_l2, scaled_max)
 
     def history(self) -> dict[str, History]:
@@ -105,6 +111,16 @@ class ParityMetrics:
         with self.lock:
             self.fallbacks[reason] += 1
             self.fallback_active = True
+
+    def end_fallback(self) -> None:
+        """Count that the model answers again as it was loaded."""
+        with self.lock:
+            self.fallback_active = False
+
+    def count_dispute(self, verdict: str) -> None:
+        """Count what float64 said about breaches that made the unfolded model take over."""
+        with self.lock:
+            self.disputes[verdict] += 1
 
 
 class ParityCollector(Collector):
@@ -143,7 +159,8 @@ class ParityCollector(Collector):
 def _checks(models: Iterable[ParityMetrics]) -> Iterable[Metric]:
     checks = CounterMetricFamily(
         "foldserve_parity_checks",
-        "Sampled requests by what became of their check: ok, breach, dropped (no time for it), error.",
+        "Sampled requests by what became of their check: ok, breach, inconclusive (the reference "
+        "overflowed), dropped (no time for it), error.",
         labels=(*MODEL, "result"),
     )
     last_breach = GaugeMetricFamily(
@@ -225,12 +242,19 @@ def _fallbacks(models: Iterable[ParityMetrics]) -> Iterable[Metric]:
     total = CounterMetricFamily(
         "foldserve_fallback", "Times that the unfolded model took over in service.", labels=(*MODEL, "reason")
     )
+    disputes = CounterMetricFamily(
+        "foldserve_parity_disputes",
+        "What float64 said afterwards: fold_wrong, fold_right (it answers again), undecided.",
+        labels=(*MODEL, "verdict"),
+    )
     for one in models:
         with one.lock:
             active.add_metric(one.labels, one.fallback_active)
             for reason, count in one.fallbacks.items():
                 total.add_metric([*one.labels, reason], count)
-    return active, total
+            for verdict, count in one.disputes.items():
+                disputes.add_metric([*one.labels, verdict], count)
+    return active, total, disputes
 
 
 def _drifts(models: Iterable[ParityMetrics]) -> Iterable[Metric]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -56,17 +57,25 @@ class BreachFolder:
         arrays |= {f"{REFERENCE}/{output}": array for output, array in reference.items()}
         if any(array.dtype == np.object_ for array in arrays.values()):
             return None  # strings are Python objects, which would have to be pickled
-        kept = [file.stat().st_size for file in self.folder.glob("*.npz")]
-        size = sum(array.nbytes for array in arrays.values())
-        if len(kept) >= self.max_files or sum(kept) + size > self.max_bytes:
-            return None
         file = self.folder / f"{name}-{time.time_ns()}.npz"
         try:
+            kept = [file.stat().st_size for file in self.folder.glob("*.npz")]
+            size = sum(array.nbytes for array in arrays.values())
+            if len(kept) >= self.max_files or sum(kept) + size > self.max_bytes:
+                return None
             with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
                 unfinished = Path(scratch, "unfinished.npz")
-                np.savez(unfinished, allow_pickle=False, **arrays)
+                _write(unfinished, arrays)
                 unfinished.replace(file)
         except OSError as error:
             log.error("an input that broke parity cannot be kept", file=str(file), reason=str(error))
             return None
         return file
+
+
+def _write(file: Path, arrays: Mapping[str, Array]) -> None:
+    # Not numpy.savez: it takes the names as its own arguments, and an input may be called "file".
+    with ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)

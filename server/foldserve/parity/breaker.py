@@ -1,18 +1,10 @@
 """When to stop trusting a fold in service: a pure count over the last checks."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
+from foldserve.parity.live_comparison import Comparison
 from foldserve.parity.measures import Distance, worst
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One answer against the reference's: the distance of each output, and whether one left its budget."""
-
-    distances: Mapping[str, Distance]
-    breached: bool
 
 
 class Breaker:
@@ -20,10 +12,10 @@ class Breaker:
 
     def __init__(self, *, window: int, breaches: int) -> None:
         self._most_breaches = breaches
-        self._checks: deque[Check] = deque(maxlen=window)
+        self._checks: deque[Comparison] = deque(maxlen=window)
         self.tripped = False
 
-    def observe(self, check: Check) -> bool:
+    def observe(self, check: Comparison) -> bool:
         """Count a check; True for the one that trips it."""
         self._checks.append(check)
         trips = not self.tripped and self.breaches >= self._most_breaches
@@ -43,7 +35,7 @@ class Breaker:
     @property
     def breaches(self) -> int:
         """Number of breaches among them."""
-        return sum(check.breached for check in list(self._checks))
+        return sum(bool(check.breaching) for check in list(self._checks))
 
     def worst(self) -> Iterator[tuple[str, Distance]]:
         """The largest distances of each output in the window."""

@@ -42,12 +42,26 @@ class Distance:
         return self.agreeing_rows / self.rows if self.rows else None
 
 
-def distance(reference: Array, candidate: Array) -> Distance:
-    """How far ``candidate`` is from ``reference``; infinitely far where shapes or kinds of element differ."""
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large the values of a tensor are."""
+
+    norm: float = 0.0
+    """‖x‖₂."""
+
+    largest: float = 0.0
+    """max|x|."""
+
+
+def distance(reference: Array, candidate: Array, least: Size = Size()) -> Distance:
+    """How far ``candidate`` is from ``reference``; infinitely far where shapes or kinds of element differ.
+
+    A reference smaller than ``least`` counts as if it were of that size.
+    """
     if reference.shape != candidate.shape or is_float(reference.dtype) != is_float(candidate.dtype):
         return Distance(inf, inf, mismatches=max(reference.size, candidate.size))
     if is_float(reference.dtype):
-        return _float_distance(reference, candidate)
+        return _float_distance(reference, candidate, least)
     mismatches = int(np.count_nonzero(reference != candidate))
     share = mismatches / max(reference.size, 1)
     return Distance(share, share, mismatches)
@@ -72,7 +86,12 @@ def is_float(dtype: np.dtype[np.generic]) -> bool:
     return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
 
 
-def _float_distance(reference: Array, candidate: Array) -> Distance:
+def size_of(array: Array) -> Size:
+    """The size of a tensor of floats."""
+    return _sizes(array.ravel(), array.ravel())[1]
+
+
+def _float_distance(reference: Array, candidate: Array, least: Size) -> Distance:
     rows = agreeing = 0
     if reference.ndim == 2 and reference.shape[1] > 1:
         rows = len(reference)
@@ -89,17 +108,14 @@ def _float_distance(reference: Array, candidate: Array) -> Distance:
             return Distance(inf, inf, mismatches, rows, agreeing)
         error, size = _sizes(reference[finite], candidate[finite])
     return Distance(
-        _ratio(error.norm, size.norm), _ratio(error.largest, size.largest), rows=rows, agreeing_rows=agreeing
+        _ratio(error.norm, max(size.norm, least.norm)),
+        _ratio(error.largest, max(size.largest, least.largest)),
+        rows=rows,
+        agreeing_rows=agreeing,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Size:
-    norm: float
-    largest: float
-
-
-def _sizes(reference: Array, candidate: Array) -> tuple[_Size, _Size]:
+def _sizes(reference: Array, candidate: Array) -> tuple[Size, Size]:
     """Of the difference between two flat arrays, and of the first: computed part by part in float64."""
     parts = []
     with np.errstate(invalid="ignore", over="ignore"):
@@ -108,10 +124,10 @@ def _sizes(reference: Array, candidate: Array) -> tuple[_Size, _Size]:
             difference = candidate[start : start + PART].astype(np.float64) - expected
             parts.append([*_squares_and_largest(difference), *_squares_and_largest(expected)])
         if not parts:
-            return _Size(0.0, 0.0), _Size(0.0, 0.0)
+            return Size(), Size()
         found = np.array(parts)
         squares, largest = np.sqrt(found.sum(axis=0)), found.max(axis=0)
-    return _Size(float(squares[0]), float(largest[1])), _Size(float(squares[2]), float(largest[3]))
+    return Size(float(squares[0]), float(largest[1])), Size(float(squares[2]), float(largest[3]))
 
 
 def _squares_and_largest(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -1,26 +1,29 @@
 """Parity in service: a sample of a model's answers, compared with what its unfolded form answers.
 
-The request path only draws a random number, and hands over what it has; nothing is copied, nothing waits. A
-worker of the lowest priority runs the sample on the unfolded, unoptimised reference and compares.
+The request path only draws a random number, and hands over what it has; nothing waits. A worker of the lowest
+priority runs the sample on the unfolded, unoptimised reference and compares.
 """
 
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from foldserve.errors import FoldserveError
+import numpy as np
+
 from foldserve.observability.logging import get_logger
 from foldserve.observability.parity import DriftScores, ParityMetrics, WindowParity
 from foldserve.parity.breach_folder import BreachFolder
-from foldserve.parity.breaker import Breaker, Check
+from foldserve.parity.breaker import Breaker
 from foldserve.parity.drift import DriftMonitor, DriftReport
-from foldserve.parity.gate import keeps
-from foldserve.parity.measures import distance
-from foldserve.parity.report import BreachReport, LiveParity, OutputParity, ParityReport, Verdict
-from foldserve.parity.shadow_worker import ShadowWorker
+from foldserve.parity.live_comparison import Comparison, LiveComparison
+from foldserve.parity.measures import is_float
+from foldserve.parity.report import BreachReport, LiveParity, OutputParity
+from foldserve.parity.sample import Arrays, Sample, part_of
+from foldserve.parity.shadow_worker import REST_AFTER_S, ShadowWorker
 from foldserve.parity.statistics import Statistics
 from foldserve.runtime.session import Array
 from foldserve.settings import ParityBudget, ReferenceMode, ShadowSettings
@@ -28,8 +31,8 @@ from foldserve.settings import ParityBudget, ReferenceMode, ShadowSettings
 LARGEST_CHECK_ROWS = 8
 """Rows of a larger request that are compared, where rows do not depend on each other."""
 
-ALLOWANCE = 3.0
-"""Times the distance at load that a model may have in service whose original was judged inaccurate there."""
+LONGEST_CHECK_S = 2.0
+"""Processor time that a check should not exceed: fewer rows are compared where more would."""
 
 log = get_logger()
 
@@ -42,40 +45,16 @@ class Reference(Protocol):
     opened."""
 
     def open(self) -> object:
-        """Open the model if it is not. Raises FoldserveError."""
+        """Open the model if it is not."""
 
-    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """The named outputs; the model is opened if it is not. Raises FoldserveError."""
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[Array]:
+        """The named outputs; the model is opened if it is not."""
 
     def rest(self) -> None:
         """Give its memory back; :meth:`run` opens it again."""
 
     def close(self) -> None:
         """Give back all that it holds, for good."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """One request and what it was answered."""
-
-    inputs: Mapping[str, Array]
-    outputs: Mapping[str, Array]
-    rows: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(array.nbytes for array in (*self.inputs.values(), *self.outputs.values()))
-
-    def head(self, rows: int) -> "Sample":
-        """The first rows, as views."""
-        if self.rows <= rows:
-            return self
-        return Sample(
-            {name: array[:rows] for name, array in self.inputs.items()},
-            {name: array[:rows] for name, array in self.outputs.items()},
-            rows,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +67,22 @@ class Breach:
     evidence: str
     """Which outputs, and how far."""
 
+    outputs: frozenset[str]
+    """Those outputs."""
+
     sample: Sample
-    expected: Mapping[str, Array]
+    """Of a sample with several rows, where these do not depend on each other, the worst one."""
+
+    expected: Arrays
     """What the reference answers to it."""
 
 
 class Shadow:
-    """Compares a share of the answers of one model version; ``on_trip`` is told the breach that is too many.
+    """Compares a share of the answers of one model version.
 
     ``budgets`` has one for each output, ``rows_are_independent`` says whether a part of a request may stand
-    for it. ``on_trip`` is called by the worker's thread.
+    for it. ``on_trip`` is told the breaches that are too many, by the worker's thread; nothing more is told
+    until :meth:`reset`.
     """
 
     def __init__(
@@ -108,50 +93,58 @@ class Shadow:
         worker: ShadowWorker,
         metrics: ParityMetrics,
         *,
-        on_trip: Callable[[Breach], None],
+        on_trip: Callable[[Sequence[Breach]], None],
         rows_are_independent: bool,
         breach_folder: BreachFolder | None = None,
     ) -> None:
         self.metrics = metrics
+        self.comparison = LiveComparison(budgets)
+        self.breaker = Breaker(window=settings.window, breaches=settings.breaches)
         self._log = log.bind(model=metrics.labels[0], version=metrics.labels[1])
-        self._last_breach: Breach | None = None
-        self._reference_failure = ""
-        self._drift: DriftMonitor | None = None
         self._settings = settings
-        self._budgets = budgets
         self._reference = reference
         self._worker = worker
-        self._on_trip = on_trip
-        self._most_rows = LARGEST_CHECK_ROWS if rows_are_independent else None
+        self._on_trip: Callable[[Sequence[Breach]], None] | None = on_trip
+        self._rows_are_independent = rows_are_independent
         self._breach_folder = breach_folder
-        self.breaker = Breaker(window=settings.window, breaches=settings.breaches)
-        self._checking = threading.Lock()
-        self._closed = False
+        self._breaches: deque[Breach] = deque(maxlen=settings.breaches)
+        self._last_breach: BreachReport | None = None
+        self._reference_failure = ""
+        self._answers_the_same: bool | None = None
+        self._drift: DriftMonitor | None = None
+        self._element_s: float | None = None
+        self._checked_at = time.monotonic()
+        self._resets = 0
+        self._counting = threading.Lock()
+        """Held for moments, never while the reference runs."""
+
         if settings.reference is ReferenceMode.RESIDENT:
             worker.submit(self._open)
         else:
-            worker.when_idle(self._rest)
+            worker.regularly(self._rest)
 
-    def offer(self, inputs: Mapping[str, Array], outputs: Iterable[tuple[str, Array]], rows: int) -> None:
+    def offer(self, inputs: Arrays, outputs: Iterable[tuple[str, Array]], rows: int) -> None:
         """Have a request and its answer compared if it is drawn; never waits."""
         if random.random() >= self._settings.sample_rate:
             return
         sample = Sample(inputs, dict(outputs), rows)
-        if self._most_rows is not None:
-            sample = sample.head(self._most_rows)
-        if not self._worker.offer(lambda: self._check(sample), sample.nbytes):
+        if self._rows_are_independent:
+            sample = sample.head(self._affordable_rows(sample))
+        resets = self._resets
+        if not self._worker.offer(lambda: self._check(sample, resets), sample.held_bytes()):
             self.metrics.count("dropped")
 
     def reset(self) -> None:
-        """Forget what was found, and trust again."""
-        with self._checking:
+        """Forget the breaches, and trust again; what is being checked counts no more."""
+        with self._counting:
+            self._resets += 1
             self.breaker.reset()
+            self._breaches.clear()
             self._publish_window()
-            self.metrics.fallback_active = False
 
     def report(self) -> LiveParity:
         """What was found so far."""
-        breach, metrics, breaker = self._last_breach, self.metrics, self.breaker
+        metrics, breaker = self.metrics, self.breaker
         return LiveParity(
             checks=dict(metrics.checks),
             window_checks=breaker.checks,
@@ -164,11 +157,11 @@ class Shadow:
                     scaled_max=found.scaled_max,
                     top1_agreement=found.top1_agreement,
                     mismatches=found.mismatches,
-                    within_budget=keeps(self._budgets[name], found),
+                    within_budget=self.comparison.keeps(name, found),
                 )
                 for name, found in breaker.worst()
             ),
-            last_breach=BreachReport(at=breach.at_s, evidence=breach.evidence) if breach else None,
+            last_breach=self._last_breach,
             reference_bytes=metrics.reference_bytes(),
             reference_failure=self._reference_failure,
         )
@@ -178,56 +171,102 @@ class Shadow:
         return self._drift.report() if self._drift is not None else None
 
     def close(self) -> None:
-        """Compare nothing more, and give the reference back; waits for a comparison that runs."""
-        self._closed = True
+        """Compare nothing more; the worker gives the reference back, after a check that it may be at."""
+        self._on_trip = None  # what it calls knows the servable, which else waited for the collector
         self._worker.forget(self._rest)
-        with self._checking:
-            self._reference.close()
-        self._on_trip = _nothing  # what it calls knows the servable, which else waited for the collector
+        self._worker.submit(self._reference.close)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._on_trip is None
+
+    def _affordable_rows(self, sample: Sample) -> int:
+        """How many rows may be compared: one at first, then as many as do not take too long."""
+        if self._element_s is None or not sample.rows:
+            return 1
+        row_s = self._element_s * sample.elements / sample.rows
+        return max(1, min(LARGEST_CHECK_ROWS, int(LONGEST_CHECK_S / max(row_s, 1e-9))))
 
     def _open(self) -> None:
-        with self._checking:
-            if self._closed:
-                return
+        if not self._is_closed:
             try:
                 self._reference.open()
                 self._taps()
-            except FoldserveError as error:
-                self._tell_failure(str(error))
+            except Exception as error:
+                self._tell_failure(error)
 
     def _rest(self) -> None:
-        with self._checking:
+        if time.monotonic() - self._checked_at >= REST_AFTER_S:
             self._reference.rest()
 
-    def _check(self, sample: Sample) -> None:
-        with self._checking:
-            if self._closed:
-                return
-            names = list(sample.outputs)
-            started = time.thread_time()
-            try:
-                self._reference.open()
-                taps = self._taps()
-                answers = self._reference.run(sample.inputs, [*names, *taps])
-            except FoldserveError as error:
-                self.metrics.count("error")
-                self._tell_failure(str(error))
-                return
-            expected = dict(zip(names, answers, strict=False))
-            self._reference_failure = ""
-            self._observe_drift(answers[len(names) :], sample.rows)
-            self.metrics.count_reference(time.thread_time() - started, sample.rows)
-            check = self._compared(sample, expected)
-            trips = self.breaker.observe(check)
+    def _check(self, sample: Sample, resets: int) -> None:
+        if self._is_closed:
+            return
+        try:
+            comparison, expected = self._compared(sample)
+        except Exception as error:
+            self.metrics.count("error")
+            self._tell_failure(error)
+            return
+        finally:
+            self._checked_at = time.monotonic()
+        self._reference_failure = ""
+        if comparison.inconclusive:
+            self.metrics.count("inconclusive")
+            return
+        self.metrics.count("breach" if comparison.breaching else "ok")
+        breach = self._breach(comparison, sample, expected) if comparison.breaching else None
+        with self._counting:
+            if resets != self._resets:
+                return  # answered before somebody decided to trust again
+            if breach is not None:
+                self._breaches.append(breach)
+            trips = self.breaker.observe(comparison)
             self._publish_window()
-            self.metrics.count("breach" if check.breached else "ok")
-            if not check.breached:
-                return
-            breach = Breach(time.time(), _evidence(check, self._budgets), sample, expected)
-            self._last_breach = breach
+            breaches = tuple(self._breaches)
+        on_trip = self._on_trip
+        if trips and on_trip is not None:
+            on_trip(breaches)
+        if breach is not None:
             self._tell(breach)
-        if trips:
-            self._on_trip(breach)
+
+    def _compared(self, sample: Sample) -> tuple[Comparison, Arrays]:
+        """The comparison, and what the reference answers; counts what that took, and the inputs' drift."""
+        names = list(sample.outputs)
+        self._reference.open()
+        taps = self._taps()
+        started = time.thread_time()
+        answers = self._reference.run(sample.inputs, [*names, *taps])
+        spent_s = time.thread_time() - started
+        self._element_s = spent_s / max(sample.elements, 1)
+        self.metrics.count_reference(spent_s, sample.rows)
+        expected = dict(zip(names, answers, strict=False))
+        self._require_the_same_again(sample, expected)
+        if self._drift is not None and (report := self._drift.observe(answers[len(names) :], sample.rows)):
+            self.metrics.drift = _scores(report)
+        comparison = self.comparison.of(expected, sample.outputs)
+        for name, found in comparison.distances.items():
+            self.metrics.observe(name, found.relative_l2, found.scaled_max)
+        return comparison, expected
+
+    def _require_the_same_again(self, sample: Sample, expected: Arrays) -> None:
+        """Raise :class:`_Random` for a model that answers differently each time it is asked."""
+        if self._answers_the_same is None:
+            again = self._reference.run(sample.inputs, list(expected))
+            pairs = zip(expected.values(), again, strict=True)
+            self._answers_the_same = all(_equal(first, second) for first, second in pairs)
+        if not self._answers_the_same:
+            raise _Random(
+                "the model answers differently each time it is asked, so nothing can be compared; "
+                "remove what is random from it, or set shadow.reference to off"
+            )
+
+    def _breach(self, comparison: Comparison, sample: Sample, expected: Arrays) -> Breach:
+        evidence = self.comparison.evidence(comparison)
+        if self._rows_are_independent and sample.rows > 1:
+            worst = _worst_row(comparison.breaching, sample.outputs, expected)
+            sample, expected = sample.row(worst), part_of(expected, slice(worst, worst + 1))
+        return Breach(time.time(), evidence, comparison.breaching, sample, expected)
 
     def _taps(self) -> Sequence[str]:
         """The outputs of the reference that show the inputs' drift."""
@@ -238,34 +277,23 @@ class Shadow:
             self._drift = DriftMonitor(statistics, self._settings.drift_window)
         return statistics.outputs
 
-    def _observe_drift(self, taps: Sequence[Array], rows: int) -> None:
-        if self._drift is not None and (report := self._drift.observe(taps, rows)) is not None:
-            self.metrics.drift = _scores(report)
-
-    def _tell_failure(self, reason: str) -> None:
+    def _tell_failure(self, error: Exception) -> None:
         """Log why answers cannot be compared, once for each reason."""
+        reason = str(error) or type(error).__name__
         if reason != self._reference_failure:
             self._log.warning("answers cannot be compared with the unfolded model's", reason=reason)
         self._reference_failure = reason
 
-    def _compared(self, sample: Sample, expected: Mapping[str, Array]) -> Check:
-        distances = {name: distance(expected[name], answered) for name, answered in sample.outputs.items()}
-        for name, found in distances.items():
-            self.metrics.observe(name, found.relative_l2, found.scaled_max)
-        breached = any(not keeps(self._budgets[name], found) for name, found in distances.items())
-        return Check(distances, breached)
-
     def _tell(self, breach: Breach) -> None:
+        self._last_breach = BreachReport(at=breach.at_s, evidence=breach.evidence)
         kept = None
         if self._breach_folder is not None:
+            name = "-".join(self.metrics.labels)
             kept = self._breach_folder.keep(
-                "-".join(self.metrics.labels), breach.sample.inputs, breach.sample.outputs, breach.expected
+                name, breach.sample.inputs, breach.sample.outputs, breach.expected
             )
         self._log.error(
-            "parity breach in service",
-            evidence=breach.evidence,
-            breaches=f"{self.breaker.breaches} of the last {self.breaker.checks} checks",
-            **({"kept": str(kept)} if kept else {}),
+            "parity breach in service", evidence=breach.evidence, **({"kept": str(kept)} if kept else {})
         )
 
     def _publish_window(self) -> None:
@@ -275,24 +303,27 @@ class Shadow:
         }
 
 
-def budgets_in_service(report: ParityReport, outputs: Iterable[str]) -> dict[str, ParityBudget]:
-    """How far each of ``outputs`` may be from the reference in service, by the proof at load.
-
-    As far as at load; further where float64 found there that it is the original that is inaccurate: the
-    distance between the two is then its error, and stays.
-    """
-    budgets = dict.fromkeys(outputs, report.budget)
-    if report.verdict is Verdict.ORIGINAL_INACCURATE:
-        for found in report.outputs:
-            budgets[found.output] = ParityBudget(
-                relative_l2=max(report.budget.relative_l2, ALLOWANCE * found.relative_l2),
-                scaled_max=max(report.budget.scaled_max, ALLOWANCE * found.scaled_max),
-            )
-    return budgets
+class _Random(Exception):
+    """A model that does not repeat its answers."""
 
 
-def _nothing(_: Breach) -> None:
-    """What a trip does once nothing serves any more."""
+def _equal(first: Array, second: Array) -> bool:
+    return np.array_equal(first, second, equal_nan=is_float(first.dtype))
+
+
+def _worst_row(outputs: Iterable[str], answered: Arrays, expected: Arrays) -> int:
+    """The row in which ``outputs`` are farthest from what was expected."""
+    errors: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
+    for name in outputs:
+        first, second = answered[name], expected[name]
+        if is_float(first.dtype):
+            with np.errstate(invalid="ignore", over="ignore"):
+                error = np.abs(first.astype(np.float64) - second.astype(np.float64))
+            error = np.nan_to_num(error, nan=np.inf, posinf=np.inf)
+        else:
+            error = (first != second).astype(np.float64)
+        errors.append(error.reshape(len(error), -1).max(axis=1, initial=0.0))
+    return int(np.argmax(np.max(errors, axis=0)))
 
 
 def _scores(report: DriftReport) -> DriftScores:
@@ -306,13 +337,3 @@ def _scores(report: DriftReport) -> DriftScores:
         for scores in (report.overall, report.baseline)
     )
     return DriftScores(layers, overall, baseline, report.windows)
-
-
-def _evidence(check: Check, budgets: Mapping[str, ParityBudget]) -> str:
-    return ", ".join(
-        f"'{name}': relative L2 {found.relative_l2:.2g} (budget {budgets[name].relative_l2:.2g}), "
-        f"scaled max {found.scaled_max:.2g} (budget {budgets[name].scaled_max:.2g})"
-        + (f", {found.mismatches} elements that are no match" if found.mismatches else "")
-        for name, found in check.distances.items()
-        if not keeps(budgets[name], found)
-    )

@@ -20,7 +20,10 @@ LOWEST_PRIORITY = 19
 """In Linux each thread has a nice value of its own."""
 
 REST_AFTER_S = 30.0
-"""Once nothing came for so long, in seconds, whoever wants to is told to give memory back."""
+"""After so long without a check, in seconds, a model that is opened on demand is closed."""
+
+LOOK_EVERY_S = 5.0
+"""Longest time between two calls of what is to be done regularly."""
 
 log = get_logger()
 
@@ -37,8 +40,7 @@ class ShadowWorker:
         self._queue: SimpleQueue[tuple[Callable[[], None], int, bool] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = self._waiting_bytes = 0
-        self._resting: set[Callable[[], None]] = set()
-        self._closed = False
+        self._regular: set[Callable[[], None]] = set()
         self.cpu_s = 0.0
         """Processor time of everything offered so far, in seconds."""
 
@@ -62,30 +64,30 @@ class ShadowWorker:
         """Have ``work`` run."""
         self._queue.put((work, 0, False))
 
-    def when_idle(self, rest: Callable[[], None]) -> None:
-        """Call ``rest`` each time that nothing came for a while."""
-        self._resting.add(rest)
+    def regularly(self, work: Callable[[], None]) -> None:
+        """Call ``work`` every few seconds, and after everything else that is done."""
+        self._regular.add(work)
 
-    def forget(self, rest: Callable[[], None]) -> None:
+    def forget(self, work: Callable[[], None]) -> None:
         """Call it no more."""
-        self._resting.discard(rest)
+        self._regular.discard(work)
 
-    def close(self) -> None:
-        """End the thread after what it does now; what waits is left undone."""
-        self._closed = True
+    def close(self, timeout_s: float) -> None:
+        """End the thread after all that it was given; wait for that, but no longer than ``timeout_s``."""
         self._queue.put(None)
+        self._thread.join(timeout_s)
 
     def _work(self) -> None:
         with suppress(OSError, AttributeError):  # not Linux, or a sandbox forbids it
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         while True:
+            for regular in list(self._regular):
+                _do(regular)
             try:
-                item = self._queue.get(timeout=REST_AFTER_S)
+                item = self._queue.get(timeout=LOOK_EVERY_S)
             except Empty:
-                for rest in list(self._resting):
-                    _do(rest)
                 continue
-            if item is None or self._closed:
+            if item is None:
                 return
             work, size, is_offered = item
             started = time.thread_time()

@@ -69,7 +69,7 @@ class FoldServicer(service.FoldServiceServicer):
     ) -> pb.ResetFallbackResponse:
         """Let a model that fell back answer again in the form that it was loaded in."""
         servable = self._manager.servable(request.name, request.version)
-        was_active = servable.reset_fallback()
+        was_active = self._manager.reset_fallback(servable)
         if was_active:
             log.warning("fallback reset by a caller", model=servable.name, version=servable.version)
         return pb.ResetFallbackResponse(

@@ -84,6 +84,7 @@ class OnnxRuntimeSession:
         optimise: bool = True,
         disabled_optimisers: Collection[str] = (),
         intra_op_threads: int | None = None,
+        keeps_memory: bool = True,
         name: str | None = None,
     ) -> None:
         """Load ``source``: a file, external data beside it, the bytes of a whole model, or one in memory.
@@ -91,7 +92,8 @@ class OnnxRuntimeSession:
         ``cuda`` are options of the CUDA provider. ``optimise=False`` turns all graph optimisation off: the
         parity reference; ``disabled_optimisers`` turns single ones off, by the runtime's names.
         ``intra_op_threads`` is the number of threads within one operator, None for one per processor that
-        this process may use. ``name`` stands for the model in errors.
+        this process may use. ``keeps_memory=False`` gives back after each run what the values took, which
+        costs time. ``name`` stands for the model in errors.
 
         Raises :class:`InvalidModel`, :class:`UnsupportedModel` or :class:`ProviderUnavailable`.
         """
@@ -105,6 +107,7 @@ class OnnxRuntimeSession:
                 optimise=optimise,
                 disabled_optimisers=disabled_optimisers,
                 intra_op_threads=intra_op_threads,
+                keeps_memory=keeps_memory,
             )
         except Exception as error:  # the runtime's exceptions have no base of their own
             raise _load_error(self._name, error) from error
@@ -173,6 +176,7 @@ def create_inference_session(
     optimise: bool = True,
     disabled_optimisers: Collection[str] = (),
     intra_op_threads: int | None = None,
+    keeps_memory: bool = True,
 ) -> Any:
     """The runtime's own session on ``provider``, or on the CPU where the runtime silently falls back to it.
 
@@ -184,6 +188,7 @@ def create_inference_session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Weights in a second, faster layout would double the memory of a session that is run a few times.
         options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = keeps_memory
     # The runtime's own default counts the machine's cores, whatever this process may use of them.
     options.intra_op_num_threads = intra_op_threads or available_cpus()
     if isinstance(source, InMemoryModel):

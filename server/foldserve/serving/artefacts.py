@@ -15,9 +15,8 @@ from foldserve.folding.report import FoldReport
 from foldserve.parity.evidence import Evidence
 from foldserve.parity.report import ParityReport
 from foldserve.runtime.session import Provider
-from foldserve.serving.ladder import Optimisation
+from foldserve.serving.ladder import Optimisation, Variant
 from foldserve.serving.repository import ModelVersion
-from foldserve.serving.servable import Variant
 from foldserve.settings import ModelSettings
 
 MODEL, WEIGHTS, EVIDENCE = "model.onnx", "model.onnx.data", "evidence.npz"

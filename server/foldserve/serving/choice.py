@@ -20,9 +20,8 @@ from foldserve.parity.remembered import RememberingSession
 from foldserve.parity.report import ParityReport, Verdict
 from foldserve.parity.sites import Pair
 from foldserve.runtime.session import Session
-from foldserve.serving.ladder import Attempt, Finding, Form, Optimisation, next_attempt
+from foldserve.serving.ladder import Attempt, Finding, Form, Optimisation, Variant, next_attempt
 from foldserve.serving.opening import in_words
-from foldserve.serving.servable import Variant
 from foldserve.settings import ParityBudget
 
 log = get_logger()

@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 
 from foldserve.folding.report import BATCH_NORMALIZATION, Outcome
 from foldserve.observability.metrics import Metrics
-from foldserve.serving.servable import Servable, Variant
+from foldserve.serving.ladder import Variant
+from foldserve.serving.opening import in_words
+from foldserve.serving.servable import Servable
 
 
 def summary(servable: Servable) -> dict[str, str | int | float]:
@@ -41,7 +43,7 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
 def _optimisation(servable: Servable) -> str:
     if servable.fallback is not None:
         return servable.fallback.runtime_optimisation
-    return servable.provenance.optimisation
+    return in_words(servable.provenance.optimisation)
 
 
 def _served(servable: Servable) -> str:
@@ -73,17 +75,6 @@ def publish(servable: Servable, metrics: Metrics) -> None:
     withdraw(servable.name, servable.version, metrics)
     model, version = servable.name, str(servable.version)
     provenance = servable.provenance
-    fold = provenance.fold_report
-    metrics.provider_info.labels(model, version, provenance.requested_provider, servable.provider).set(1)
-    served = provenance.variant is Variant.FOLDED
-    fates = Counter(
-        (site.outcome, site.reason or "") if served else ("rejected", provenance.parity_report.verdict)
-        for site in fold.sites
-        if site.operator == BATCH_NORMALIZATION
-    )
-    for (outcome, reason), count in fates.items():
-        metrics.batchnorms.labels(model, version, outcome, reason).set(count)
-    metrics.biases_stripped.labels(model, version).set(len(fold.stripped_biases) if served else 0)
     for stage, seconds in provenance.stage_seconds.items():
         metrics.load_duration.labels(model, version, stage).set(seconds)
     for seconds in provenance.reference_seconds:
@@ -94,6 +85,27 @@ def publish(servable: Servable, metrics: Metrics) -> None:
         metrics.parity_scaled_max.labels(model, version, output.output).set(output.scaled_max)
         if output.top1_agreement is not None:
             metrics.parity_top1_agreement.labels(model, version, output.output).set(output.top1_agreement)
+    publish_form(servable, metrics)
+
+
+def publish_form(servable: Servable, metrics: Metrics) -> None:
+    """Set the gauges that tell which form of the model answers, and where."""
+    model, version = servable.name, str(servable.version)
+    provenance = servable.provenance
+    fold = provenance.fold_report
+    for gauge in (metrics.provider_info, metrics.batchnorms, metrics.biases_stripped):
+        gauge.remove_by_labels({"model": model, "version": version})
+    metrics.provider_info.labels(model, version, provenance.requested_provider, servable.provider).set(1)
+    served = servable.variant is Variant.FOLDED
+    reason = servable.fallback.reason if servable.fallback else provenance.parity_report.verdict
+    fates = Counter(
+        (site.outcome, site.reason or "") if served else ("rejected", reason)
+        for site in fold.sites
+        if site.operator == BATCH_NORMALIZATION
+    )
+    for (outcome, why), count in fates.items():
+        metrics.batchnorms.labels(model, version, outcome, why).set(count)
+    metrics.biases_stripped.labels(model, version).set(len(fold.stripped_biases) if served else 0)
 
 
 def withdraw(model: str, version: int, metrics: Metrics) -> None:

@@ -4,13 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from foldserve.serving.servable import Variant
-
 ALWAYS = 1
 """The fold tier that is applied without being measured."""
 
 MOST_UNFOLDINGS = 3
 """So often the wrong sites are left unfolded; then the whole model is."""
+
+
+class Variant(StrEnum):
+    """Which form of the model answers requests."""
+
+    FOLDED = "folded"
+    UNFOLDED = "unfolded"
 
 
 class Optimisation(StrEnum):

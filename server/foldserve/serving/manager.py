@@ -137,6 +137,10 @@ class ModelManager(ModelTable):
             self._unload_all(model)
             self._forget_missing(model)
 
+    def reset_fallback(self, servable: Servable) -> bool:
+        """Let a servable that fell back answer again as it was loaded; False if it does already."""
+        return self._shadowing.reset(servable)
+
     @property
     def loading(self) -> bool:
         """Whether some model is being loaded, or waits for it since the start."""

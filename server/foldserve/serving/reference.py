@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from foldserve.parity.statistics import Statistics
+from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Array, Session
-from foldserve.serving.ladder import Optimisation
 from foldserve.serving.opening import Opening
 from foldserve.serving.original import REFERENCE, Original
 from foldserve.serving.reshaped import reshaped
@@ -30,7 +30,14 @@ class LazyReference:
         """The open model; raises what :meth:`Original.files` and opening a session raise."""
         if self._session is None:
             folder, record = self._original.files()
-            session = self._opening.open(folder / REFERENCE, ProviderChoice.CPU, Optimisation.OFF, THREADS)
+            session = OnnxRuntimeSession(
+                folder / REFERENCE,
+                provider=ProviderChoice.CPU,
+                optimise=False,
+                intra_op_threads=THREADS,
+                keeps_memory=False,
+                name=self._opening.name,
+            )
             self._session = reshaped(session, self._opening.settings)
             self.weights_bytes = record.weights_bytes
             self.statistics = Statistics.load(folder)

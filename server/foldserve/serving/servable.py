@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from foldserve.runtime.session import Provider, Session
 from foldserve.runtime.tuning import Tuning
 from foldserve.serving.batcher import Batcher, Later
 from foldserve.serving.classification import Labels
+from foldserve.serving.ladder import Optimisation, Variant
 from foldserve.serving.waiting import Waiting
 from foldserve.settings import Batching, ModelSettings, ProviderChoice
 
@@ -24,20 +24,13 @@ if TYPE_CHECKING:
     from foldserve.parity.shadow import Shadow
 
 
-class Variant(StrEnum):
-    """Which form of the model answers requests."""
-
-    FOLDED = "folded"
-    UNFOLDED = "unfolded"
-
-
 @dataclass(frozen=True)
 class Provenance:
     """How the served session came to be: what metadata, reports and metrics tell about it."""
 
     variant: Variant
-    optimisation: str
-    """What the runtime may do to the graph: ``all``, ``without`` some optimisers, or ``off``."""
+    optimisation: Optimisation
+    """What the runtime may do to the graph."""
 
     artefact_key: str
     """The name under which the prepared model is kept: a hash of all that it was made from."""
@@ -167,26 +160,26 @@ class Servable:
         return self._batcher.refusal()
 
     def fall_back(self, session: Session, fallback: Fallback) -> bool:
-        """Let ``session``, the unfolded model, answer from the next run on; False if one does already."""
+        """Let ``session``, the unfolded model, answer from the next run on; False if this one is closing."""
         with self._lock:
-            if self.fallback is not None or self._closing:
+            if self._closing:
                 return False
             self.fallback = fallback
             self._answer_with(session, Variant.UNFOLDED)
-        if self.shadow is not None:
-            self.shadow.metrics.count_fallback(fallback.reason)
-        return True
+            if self.shadow is not None:
+                self.shadow.metrics.count_fallback(fallback.reason)
+            return True
 
     def reset_fallback(self) -> bool:
-        """Answer again in the form that it was loaded in; False if it does already."""
+        """Answer in the form that it was loaded in, and trust it again; False if it answered so already."""
         with self._lock:
-            if self.fallback is None:
-                return False
-            self.fallback = None
-            self._answer_with(self._session, self.provenance.variant)
-        if self.shadow is not None:
-            self.shadow.reset()
-        return True
+            was_active, self.fallback = self.fallback is not None, None
+            if was_active:
+                self._answer_with(self._session, self.provenance.variant)
+            if self.shadow is not None:
+                self.shadow.reset()
+                self.shadow.metrics.end_fallback()
+            return was_active
 
     def _answer_with(self, session: Session, variant: Variant) -> None:
         self.metrics.answer_with(variant)

@@ -1,17 +1,18 @@
 """The shadows of a server's models: one worker for all, and the fallback when one finds too much."""
 
 import threading
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
 from foldserve.observability.parity import ParityMetrics
 from foldserve.parity.breach_folder import BreachFolder
-from foldserve.parity.shadow import Shadow, budgets_in_service
+from foldserve.parity.live_comparison import budgets_in_service
+from foldserve.parity.shadow import Breach, Shadow
 from foldserve.parity.shadow_worker import ShadowWorker
-from foldserve.serving.fallback import take_over
+from foldserve.serving.facts import publish_form
+from foldserve.serving.fallback import TakeOver
 from foldserve.serving.opening import Opening
 from foldserve.serving.original import Original
 from foldserve.serving.reference import LazyReference
@@ -19,7 +20,10 @@ from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Servable
 from foldserve.settings import ReferenceMode, ServerSettings
 
-TakeOver = Callable[[], None]
+Work = Callable[[], None]
+
+CLOSING_S = 1.0
+"""Longest that a clean end waits for what the worker is at."""
 
 log = get_logger()
 
@@ -38,39 +42,52 @@ class Shadowing:
         self._metrics = metrics
         metrics.parity.cpu_s = lambda: self._worker.cpu_s
         # A thread of its own: sessions that the worker made would have threads of its low priority.
-        self._takeovers: SimpleQueue[TakeOver | None] = SimpleQueue()
-        threading.Thread(target=self._take_over, name="fallback", daemon=True).start()
+        self._takeovers: SimpleQueue[Work | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="fallback", daemon=True).start()
 
     def attach(self, servable: Servable, source: ModelVersion) -> None:
         """Have a servable's answers compared from now on, if its settings ask for it."""
         settings = servable.provenance.settings
         if settings.shadow.reference is ReferenceMode.OFF or not settings.shadow.sample_rate:
+            self._metrics.parity.forget(servable.name, str(servable.version))
             return
         opening = Opening(f"model '{servable.name}' version {servable.version}", settings)
         original = Original(source, settings, self._settings, servable.provenance.artefact_key)
         reference = LazyReference(original, opening)
-        budgets = budgets_in_service(servable.provenance.parity_report, servable.output_names)
-        take = partial(take_over, servable, original, opening, budgets)
-        servable.shadow = Shadow(
+        shadow = servable.shadow = Shadow(
             settings.shadow,
-            budgets,
+            budgets_in_service(servable.provenance.parity_report, servable.output_names),
             reference,
             self._worker,
             ParityMetrics(servable.name, str(servable.version), lambda: reference.weights_bytes),
-            on_trip=lambda breach: self._takeovers.put(lambda: take(breach)),
+            on_trip=lambda breaches: self._takeovers.put(lambda: self._take_over(take_over, breaches)),
             rows_are_independent=servable.most_rows is not None,
             breach_folder=self._breach_folder,
         )
-        self._metrics.parity.add(servable.shadow.metrics)
+        take_over = TakeOver(servable, shadow, original, opening)
+        self._metrics.parity.add(shadow.metrics)
+
+    def reset(self, servable: Servable) -> bool:
+        """Let a servable answer in the form that it was loaded in; False if it did already."""
+        was_active = servable.reset_fallback()
+        publish_form(servable, self._metrics)
+        return was_active
 
     def close(self) -> None:
         """End both threads; what waits is left undone."""
-        self._worker.close()
         self._takeovers.put(None)
+        self._worker.close(CLOSING_S)
 
-    def _take_over(self) -> None:
-        while (take := self._takeovers.get()) is not None:
+    def _run(self) -> None:
+        while (work := self._takeovers.get()) is not None:
             try:
-                take()
+                work()
             except Exception:
-                log.exception("a fallback failed; the model answers as before")
+                log.exception("a fallback failed")
+            del work  # it knows the servable
+
+    def _take_over(self, take_over: TakeOver, breaches: Sequence[Breach]) -> None:
+        try:
+            take_over(breaches)
+        finally:
+            publish_form(take_over.servable, self._metrics)

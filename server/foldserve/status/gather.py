@@ -9,13 +9,14 @@ from foldserve.errors import FoldserveError
 from foldserve.observability.histogram import Histogram
 from foldserve.observability.inference import InferenceMetrics, RequestMetrics, durations
 from foldserve.observability.metrics import Metrics
+from foldserve.parity.live_comparison import budgets_in_service
 from foldserve.parity.report import OutputParity
-from foldserve.parity.shadow import budgets_in_service
 from foldserve.serving.facts import drift_unavailable, summary
+from foldserve.serving.ladder import Variant
 from foldserve.serving.lifecycle import State
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.model_table import Status
-from foldserve.serving.servable import Servable, Variant
+from foldserve.serving.servable import Servable
 from foldserve.status.facts import (
     Batch,
     Calls,

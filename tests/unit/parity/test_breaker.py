@@ -1,13 +1,15 @@
 """When the breaker trips, and what the window tells."""
 
-from foldserve.parity.breaker import Breaker, Check
+from foldserve.parity.breaker import Breaker
+from foldserve.parity.live_comparison import Comparison
 from foldserve.parity.measures import Distance
 from hypothesis import given
 from hypothesis import strategies as some
 
 
-def check(*, breached: bool, relative_l2: float = 0.0) -> Check:
-    return Check({"logits": Distance(relative_l2, relative_l2, rows=1, agreeing_rows=1 - breached)}, breached)
+def check(*, breached: bool, relative_l2: float = 0.0) -> Comparison:
+    found = Distance(relative_l2, relative_l2, rows=1, agreeing_rows=1 - breached)
+    return Comparison({"logits": found}, frozenset({"logits"} if breached else ()))
 
 
 @given(some.lists(some.booleans(), max_size=60), some.integers(1, 8), some.integers(0, 8))

@@ -13,9 +13,9 @@ from foldserve.serving.ladder import (
     Finding,
     Form,
     Optimisation,
+    Variant,
     next_attempt,
 )
-from foldserve.serving.servable import Variant
 
 SITES = ("a", "b")
 FOLDED = Form(Variant.FOLDED, tier=1)

@@ -1,0 +1,106 @@
+"""What counts as a difference in service."""
+
+import numpy as np
+import pytest
+from foldserve.parity.live_comparison import DIFFERING_SHARE, LiveComparison, budgets_in_service
+from foldserve.parity.report import OutputParity, ParityReport, ProbeSource, ProbesReport, Verdict
+from foldserve.runtime.session import Array
+from foldserve.settings import ParityBudget
+
+NOISE = 1e-7
+
+
+def compare(comparison: LiveComparison, expected: Array, answered: Array) -> tuple[bool, bool]:
+    """Whether it is a breach, and whether it is inconclusive."""
+    found = comparison.of({"y": expected}, {"y": answered})
+    return bool(found.breaching), found.inconclusive
+
+
+def fresh() -> LiveComparison:
+    return LiveComparison({"y": ParityBudget()})
+
+
+def logit(value: float) -> Array:
+    return np.array([[value]], np.float32)
+
+
+def test_noise_of_a_single_logit_near_zero_is_no_breach() -> None:
+    """The terms that cancel are of the usual size, so noise is relative to that."""
+    comparison, generator = fresh(), np.random.default_rng(1)
+    logits = generator.normal(size=2000)
+    breaches = [
+        compare(comparison, logit(value), logit(value + NOISE * generator.normal()))[0] for value in logits
+    ]
+    assert np.abs(logits[1:]).min() < 1e-3
+    assert sum(breaches) == 0
+
+
+def test_a_wrong_single_logit_is_a_breach_however_near_to_zero() -> None:
+    comparison = fresh()
+    for value in (1.0, -2.0, 0.5):
+        assert not compare(comparison, logit(value), logit(value))[0]
+    assert compare(comparison, logit(1e-4), logit(2e-4))[0]
+
+
+def test_huge_answers_of_one_caller_hide_nothing() -> None:
+    comparison = fresh()
+    right = np.ones((1, 4), np.float32)
+    for index in range(60):
+        scale = np.float32(1e30 if index % 3 == 0 else 1)
+        assert not compare(comparison, right * scale, right * scale)[0]
+    assert compare(comparison, right, right * np.float32(1.01))[0]
+
+
+def test_where_the_original_overflows_nothing_is_proven() -> None:
+    reference = np.array([[1, np.inf, np.nan]], np.float32)
+    assert compare(fresh(), reference, np.array([[1, 5, 6]], np.float32)) == (False, True)
+    assert compare(fresh(), reference, reference) == (False, False)
+    assert compare(fresh(), reference, np.array([[1.1, 5, 6]], np.float32)) == (True, False)
+
+
+def test_an_answer_that_overflows_where_the_original_does_not_is_a_breach() -> None:
+    assert compare(fresh(), np.ones((1, 2), np.float32), np.array([[1, np.nan]], np.float32))[0]
+
+
+def test_some_labels_may_differ_at_ties() -> None:
+    labels = np.zeros((1, 100, 100), np.int64)
+    few, many = labels.copy(), labels.copy()
+    few.flat[: int(DIFFERING_SHARE * labels.size)] = 1
+    many.flat[: int(3 * DIFFERING_SHARE * labels.size)] = 1
+    assert not compare(fresh(), labels, few)[0]
+    assert compare(fresh(), labels, many)[0]
+
+
+def test_shapes_and_types_must_be_the_same() -> None:
+    one = np.ones((1, 2), np.float32)
+    assert compare(fresh(), one, np.ones((2, 2), np.float32))[0]
+    assert compare(fresh(), one, np.ones((1, 2), np.int64))[0]
+
+
+def report(verdict: Verdict, relative_l2: float) -> ParityReport:
+    output = OutputParity(
+        output="y",
+        relative_l2=relative_l2,
+        scaled_max=relative_l2,
+        top1_agreement=None,
+        mismatches=0,
+        within_budget=relative_l2 <= 1e-5,
+    )
+    return ParityReport(
+        verdict=verdict,
+        explanation="",
+        reference="",
+        candidate="",
+        budget=ParityBudget(),
+        outputs=(output,),
+        probes=ProbesReport(source=ProbeSource.SYNTHETIC, seed=1, shapes=(), refused=()),
+    )
+
+
+def test_an_inaccurate_original_is_allowed_its_error_in_service() -> None:
+    budgets = budgets_in_service(report(Verdict.ORIGINAL_INACCURATE, 1e-4), ["y", "z"])
+    assert budgets["y"].relative_l2 == pytest.approx(3e-4)
+    assert budgets["y"].scaled_max == pytest.approx(3e-4)
+    assert budgets["z"] == ParityBudget()
+    assert budgets_in_service(report(Verdict.BREACH, 1e-4), ["y"])["y"] == ParityBudget()
+    assert budgets_in_service(report(Verdict.ORIGINAL_INACCURATE, np.inf), ["y"])["y"] == ParityBudget()
