@@ -9,20 +9,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from foldserve.observability.logging import get_logger
 from foldserve.observability.parity import DriftScores, ParityMetrics, WindowParity
+from foldserve.parity.breach import Breach, worst_row
 from foldserve.parity.breach_folder import BreachFolder
 from foldserve.parity.breaker import Breaker
 from foldserve.parity.drift import DriftMonitor, DriftReport
 from foldserve.parity.live_comparison import Comparison, LiveComparison
 from foldserve.parity.measures import is_float
 from foldserve.parity.report import BreachReport, LiveParity, OutputParity
-from foldserve.parity.sample import Arrays, Sample, part_of
+from foldserve.parity.sample import Arrays, Sample
 from foldserve.parity.shadow_worker import REST_AFTER_S, ShadowWorker
 from foldserve.parity.statistics import Statistics
 from foldserve.runtime.session import Array
@@ -55,26 +55,6 @@ class Reference(Protocol):
 
     def close(self) -> None:
         """Give back all that it holds, for good."""
-
-
-@dataclass(frozen=True, slots=True)
-class Breach:
-    """A check in which an answer left its budget."""
-
-    at_s: float
-    """Seconds since 1970."""
-
-    evidence: str
-    """Which outputs, and how far."""
-
-    outputs: frozenset[str]
-    """Those outputs."""
-
-    sample: Sample
-    """Of a sample with several rows, where these do not depend on each other, the worst one."""
-
-    expected: Arrays
-    """What the reference answers to it."""
 
 
 class Shadow:
@@ -264,8 +244,7 @@ class Shadow:
     def _breach(self, comparison: Comparison, sample: Sample, expected: Arrays) -> Breach:
         evidence = self.comparison.evidence(comparison)
         if self._rows_are_independent and sample.rows > 1:
-            worst = _worst_row(comparison.breaching, sample.outputs, expected)
-            sample, expected = sample.row(worst), part_of(expected, slice(worst, worst + 1))
+            sample, expected = worst_row(comparison.breaching, sample, expected)
         return Breach(time.time(), evidence, comparison.breaching, sample, expected)
 
     def _taps(self) -> Sequence[str]:
@@ -309,21 +288,6 @@ class _Random(Exception):
 
 def _equal(first: Array, second: Array) -> bool:
     return np.array_equal(first, second, equal_nan=is_float(first.dtype))
-
-
-def _worst_row(outputs: Iterable[str], answered: Arrays, expected: Arrays) -> int:
-    """The row in which ``outputs`` are farthest from what was expected."""
-    errors: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
-    for name in outputs:
-        first, second = answered[name], expected[name]
-        if is_float(first.dtype):
-            with np.errstate(invalid="ignore", over="ignore"):
-                error = np.abs(first.astype(np.float64) - second.astype(np.float64))
-            error = np.nan_to_num(error, nan=np.inf, posinf=np.inf)
-        else:
-            error = (first != second).astype(np.float64)
-        errors.append(error.reshape(len(error), -1).max(axis=1, initial=0.0))
-    return int(np.argmax(np.max(errors, axis=0)))
 
 
 def _scores(report: DriftReport) -> DriftScores:

@@ -16,9 +16,10 @@ from enum import StrEnum
 
 from foldserve.errors import FoldserveError
 from foldserve.observability.logging import get_logger
+from foldserve.parity.breach import Breach
 from foldserve.parity.judge import Dispute, Float64Judge, settle
 from foldserve.parity.live_comparison import LiveComparison
-from foldserve.parity.shadow import Breach, Shadow
+from foldserve.parity.shadow import Shadow
 from foldserve.runtime.session import Session
 from foldserve.serving.ladder import LESS, Optimisation, Variant
 from foldserve.serving.opening import Opening, in_words

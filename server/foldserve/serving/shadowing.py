@@ -7,9 +7,10 @@ from queue import SimpleQueue
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
 from foldserve.observability.parity import ParityMetrics
+from foldserve.parity.breach import Breach
 from foldserve.parity.breach_folder import BreachFolder
 from foldserve.parity.live_comparison import budgets_in_service
-from foldserve.parity.shadow import Breach, Shadow
+from foldserve.parity.shadow import Shadow
 from foldserve.parity.shadow_worker import ShadowWorker
 from foldserve.serving.facts import publish_form
 from foldserve.serving.fallback import TakeOver

@@ -14,7 +14,7 @@ from foldserve.observability.parity import ParityMetrics
 from foldserve.parity import shadow, shadow_worker
 from foldserve.parity.breach_folder import BreachFolder
 from foldserve.parity.cpu_budget import BURST_S
-from foldserve.parity.shadow import LARGEST_CHECK_ROWS, Breach, Shadow
+from foldserve.parity.shadow import LARGEST_CHECK_ROWS, Shadow
 from foldserve.parity.shadow_worker import MOST_WAITING, ShadowWorker
 from foldserve.parity.statistics import Statistics
 from foldserve.runtime.session import Array
@@ -64,7 +64,7 @@ class Watched:
         self.reference = Doubling()
         self.worker = ShadowWorker(cpu_share=1.0)
         self.metrics = ParityMetrics("m", "1", lambda: 7)
-        self.trips: list[Sequence[Breach]] = []
+        self.trips: list[Sequence[Any]] = []
         rows_are_independent = settings.pop("rows_are_independent", True)
         self.shadow = Shadow(
             ShadowSettings.model_validate({"sample_rate": 1.0, "window": 4, "breaches": 2} | settings),

@@ -1,0 +1,50 @@
+"""An answer that left its budget in service, and what shows it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldserve.parity.measures import is_float
+from foldserve.parity.sample import Arrays, Sample, part_of
+from foldserve.runtime.session import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A check in which an answer left its budget."""
+
+    at_s: float
+    """Seconds since 1970."""
+
+    evidence: str
+    """Which outputs, and how far."""
+
+    outputs: frozenset[str]
+    """Those outputs."""
+
+    sample: Sample
+    """Of a sample with several rows, where these do not depend on each other, the worst one."""
+
+    expected: Arrays
+    """What the reference answers to it."""
+
+
+def worst_row(outputs: Iterable[str], sample: Sample, expected: Arrays) -> tuple[Sample, Arrays]:
+    """The row in which ``outputs`` are farthest from what was expected, and what was expected of it."""
+    errors = [_row_errors(sample.outputs[name], expected[name]) for name in outputs]
+    worst = int(np.argmax(np.max(errors, axis=0)))
+    return sample.row(worst), part_of(expected, slice(worst, worst + 1))
+
+
+def _row_errors(first: Array, second: Array) -> NDArray[np.float64]:
+    """The largest difference in each row; 1 where elements without a distance differ."""
+    if is_float(first.dtype):
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.abs(first.astype(np.float64) - second.astype(np.float64))
+        error = np.nan_to_num(error, nan=np.inf, posinf=np.inf)
+    else:
+        error = (first != second).astype(np.float64)
+    largest: NDArray[np.float64] = error.reshape(len(error), -1).max(axis=1, initial=0.0)
+    return largest
