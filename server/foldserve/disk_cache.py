@@ -2,7 +2,7 @@
 
     <folder>/<files of the maker>, entry.json
 
-``entry.json`` is written last and holds the maker's record and the SHA-256 of each file. A new entry takes
+``entry.json`` is written last and holds the maker's record and a digest of each file. A new entry takes
 its place in one step, so two processes may make the same one; an incomplete or damaged one is found out.
 """
 
@@ -13,7 +13,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -33,6 +35,15 @@ ABANDONED_S = 24 * 60 * 60.0
 RECENT_S = 60.0
 """Entries that were used so lately, in seconds, are not pruned."""
 
+PIECE_BYTES = 8 * 2**20
+"""Of a file, hashed by one thread."""
+
+READ_BYTES = 256 * 2**10
+"""Read at a time, a divisor of a piece: it stays in the processor's cache until it is hashed."""
+
+HASHING_THREADS = 4
+"""For one file; a server that loads must still answer."""
+
 Record = TypeVar("Record", bound=BaseModel)
 
 
@@ -40,7 +51,7 @@ class _Entry(BaseModel, Generic[Record]):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     record: Record
-    sha256: dict[str, str]
+    digests: dict[str, str]
     """Of each file, and of the record as it is written (under the name of this file)."""
 
 
@@ -48,12 +59,12 @@ def read_entry(folder: Path, kind: type[Record]) -> Record | None:
     """The record of a whole entry; None where there is none, or it is not what was written."""
     try:
         entry = _Entry[kind].model_validate_json((folder / ENTRY).read_bytes())  # type: ignore[valid-type]  # a type made at run time
-        files = {name: digest for name, digest in entry.sha256.items() if name != ENTRY}
-        whole = all(sha256_of(folder / name) == digest for name, digest in files.items())
+        files = {name: digest for name, digest in entry.digests.items() if name != ENTRY}
+        whole = all(digest_of(folder / name) == digest for name, digest in files.items())
     except (OSError, ValidationError):
         return None
     record: Record = entry.record
-    if not whole or entry.sha256.get(ENTRY) != _sha256_of_record(record):
+    if not whole or entry.digests.get(ENTRY) != _digest_of_record(record):
         return None
     with contextlib.suppress(OSError):  # a cache may be read-only
         os.utime(folder / ENTRY)
@@ -66,15 +77,15 @@ class Draft:
     def __init__(self, entry: Path, scratch: Path) -> None:
         self._entry = entry
         self._scratch = scratch
-        self._sha256: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
         self.folder = scratch / "entry"
         self.folder.mkdir()
 
     def hash_files(self) -> None:
         """Hash what is there by now and must not change any more; :meth:`keep` does the others."""
         for file in self.folder.iterdir():
-            if file.name not in self._sha256:
-                self._sha256[file.name] = sha256_of(file)
+            if file.name not in self._digests:
+                self._digests[file.name] = digest_of(file)
 
     def keep(self, record: Record) -> Record:
         """Make the files the entry, with ``record``.
@@ -83,8 +94,8 @@ class Draft:
         folder that cannot be written.
         """
         self.hash_files()
-        sha256 = self._sha256 | {ENTRY: _sha256_of_record(record)}
-        (self.folder / ENTRY).write_text(_Entry(record=record, sha256=sha256).model_dump_json())
+        digests = self._digests | {ENTRY: _digest_of_record(record)}
+        (self.folder / ENTRY).write_text(_Entry(record=record, digests=digests).model_dump_json())
         try:
             self.folder.replace(self._entry)
         except OSError:
@@ -141,13 +152,27 @@ def entry_key(content: Iterable[str], packages: Iterable[str] = ()) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+def digest_of(file: Path) -> str:
+    """SHA-256 of the SHA-256s of a file's pieces, in hexadecimal: large files are hashed side by side."""
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = partial(_digest_of_piece, stream.fileno())
+        starts = range(0, os.fstat(stream.fileno()).st_size, PIECE_BYTES)
+        if len(starts) > 1:
+            with ThreadPoolExecutor(HASHING_THREADS, "hashing") as beside:
+                pieces = list(beside.map(digest, starts))
+        else:
+            pieces = [digest(start) for start in starts]
+    return hashlib.sha256(b"".join(pieces)).hexdigest()
 
 
-def _sha256_of_record(record: BaseModel) -> str:
+def _digest_of_piece(file: int, start: int) -> bytes:
+    digest = hashlib.sha256()
+    for position in range(start, start + PIECE_BYTES, READ_BYTES):
+        digest.update(os.pread(file, READ_BYTES, position))
+    return digest.digest()
+
+
+def _digest_of_record(record: BaseModel) -> str:
     return hashlib.sha256(record.model_dump_json().encode()).hexdigest()
 
 

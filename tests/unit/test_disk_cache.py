@@ -4,7 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
-from foldserve.disk_cache import ENTRY, draft, entry_key, prune, read_entry, write_entry
+from foldserve.disk_cache import (
+    ENTRY,
+    PIECE_BYTES,
+    digest_of,
+    draft,
+    entry_key,
+    prune,
+    read_entry,
+    write_entry,
+)
 from pydantic import BaseModel, ConfigDict
 
 
@@ -98,6 +107,23 @@ def test_what_is_changed_after_it_was_hashed_is_no_entry(tmp_path: Path) -> None
         (made.folder / "weights").write_bytes(b"another")
         made.keep(record)
     assert read_entry(tmp_path / "a", Record) is None
+
+
+def test_every_piece_of_a_large_file_counts_at_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    content = bytearray(2 * PIECE_BYTES + 1)
+    content[PIECE_BYTES] = 1
+    digests = set()
+    for position in (0, PIECE_BYTES - 1, 2 * PIECE_BYTES - 1, 2 * PIECE_BYTES):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        file.write_bytes(changed)
+        digests.add(digest_of(file))
+    swapped = content[PIECE_BYTES : 2 * PIECE_BYTES] + content[:PIECE_BYTES] + content[2 * PIECE_BYTES :]
+    for other in (content, content[:-1], content[:PIECE_BYTES], b"", swapped):
+        file.write_bytes(other)
+        digests.add(digest_of(file))
+    assert len(digests) == 9
 
 
 def test_keys_tell_contents_and_versions_apart() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from foldserve.disk_cache import entry_key, read_entry, sha256_of, write_entry
+from foldserve.disk_cache import digest_of, entry_key, read_entry, write_entry
 from foldserve.importing.importer import import_program
 from foldserve.importing.report import ImportReport
 
@@ -19,7 +19,7 @@ def import_cached(
     Raises what :func:`~foldserve.importing.importer.import_program` raises, and OSError for a folder that
     cannot be written.
     """
-    folder = cache.expanduser() / "imports" / entry_key([sha256_of(program)], MAKERS)
+    folder = cache.expanduser() / "imports" / entry_key([digest_of(program)], MAKERS)
 
     def made(into: Path) -> ImportReport:
         return import_program(

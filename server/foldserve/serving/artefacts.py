@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from foldserve.disk_cache import entry_key, sha256_of
+from foldserve.disk_cache import digest_of, entry_key
 from foldserve.folding.report import FoldReport
 from foldserve.parity.evidence import Evidence
 from foldserve.parity.report import ParityReport
@@ -47,8 +47,8 @@ def artefact_key(source: ModelVersion, settings: ModelSettings, provider: Provid
     Every file of the version folder counts: a model may keep its weights beside it.
     """
     files = sorted(file for file in source.folder.rglob("*") if file.is_file())
-    content = [f"{file.relative_to(source.folder)}={sha256_of(file)}" for file in files]
-    samples = sha256_of(source.samples) if source.samples else "none"
+    content = [f"{file.relative_to(source.folder)}={digest_of(file)}" for file in files]
+    samples = digest_of(source.samples) if source.samples else "none"
     deciding = settings.model_dump_json(include=DECIDING_SETTINGS | {"file"})
     return entry_key([*content, f"samples={samples}", deciding, provider], MAKERS)
 
