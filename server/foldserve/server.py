@@ -9,7 +9,7 @@ from typing import Self
 from foldserve.observability.http import HttpServer
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
-from foldserve.observability.spans import spans_to
+from foldserve.observability.span_export import spans_to
 from foldserve.rpc.server import GrpcServer
 from foldserve.serving.lifecycle import State
 from foldserve.serving.manager import ModelManager

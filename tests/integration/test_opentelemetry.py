@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from foldserve.errors import ConfigurationError
-from foldserve.observability.spans import spans_to
+from foldserve.observability.span_export import spans_to
 from foldserve.server import Server
 from foldserve.settings import ServerSettings
 from foldserve_proto import grpc_service_pb2 as pb

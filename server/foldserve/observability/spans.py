@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from foldserve.errors import ConfigurationError
 from foldserve.observability.inference import StageSeconds
 
 
@@ -53,16 +52,3 @@ class Spans(Protocol):
 
     def close(self) -> None:
         """Send what was not sent yet, as far as that goes in a few seconds, and end."""
-
-
-def spans_to(endpoint: str, sample_rate: float) -> Spans:
-    """Spans that a collector gets by OTLP; raises :class:`ConfigurationError` without the packages for it."""
-    try:
-        # An extra, which nobody pays for who has not asked for it.
-        from foldserve.observability.otlp import OtlpSpans  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigurationError(
-            f"otlp_endpoint is set, but OpenTelemetry is not installed ({error.name} is missing); "
-            f"install foldserve[otel], or unset it"
-        ) from None
-    return OtlpSpans(endpoint, sample_rate)

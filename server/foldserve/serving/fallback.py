@@ -23,7 +23,8 @@ from foldserve.parity.shadow import Shadow
 from foldserve.runtime.session import Session
 from foldserve.serving.ladder import LESS, Optimisation, Variant
 from foldserve.serving.opening import Opening, in_words
-from foldserve.serving.original import ORIGINAL, Original
+from foldserve.serving.original import Original
+from foldserve.serving.original_record import ORIGINAL
 from foldserve.serving.reshaped import reshaped
 from foldserve.serving.servable import Fallback, Servable
 from foldserve.settings import ProviderChoice

@@ -10,28 +10,16 @@ import tempfile
 import threading
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from foldserve.disk_cache import read_entry, write_entry
 from foldserve.errors import InvalidModel
 from foldserve.observability.logging import get_logger
 from foldserve.runtime.providers import resolve_provider
 from foldserve.serving.artefacts import artefact_key
+from foldserve.serving.original_record import ORIGINAL, OriginalRecord
 from foldserve.serving.repository import ModelVersion
 from foldserve.settings import ModelSettings, ServerSettings
 
-ORIGINAL, REFERENCE, WEIGHTS = "model.onnx", "reference.onnx", "model.onnx.data"
-
 log = get_logger()
-
-
-class OriginalRecord(BaseModel):
-    """What is known of an original on disk."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    weights_bytes: int
-    """Bytes of all its weights."""
 
 
 class Original:

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from foldserve.parity.taps import tapped
 from foldserve.serving.model_file import without_files
-from foldserve.serving.original import ORIGINAL, REFERENCE, WEIGHTS, OriginalRecord
+from foldserve.serving.original_record import ORIGINAL, REFERENCE, WEIGHTS, OriginalRecord
 
 
 def write(model: ir.Model, folder: Path) -> OriginalRecord:

@@ -6,7 +6,8 @@ from foldserve.parity.statistics import Statistics
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Array, Session
 from foldserve.serving.opening import Opening
-from foldserve.serving.original import REFERENCE, Original
+from foldserve.serving.original import Original
+from foldserve.serving.original_record import REFERENCE
 from foldserve.serving.reshaped import reshaped
 from foldserve.settings import ProviderChoice
 
