@@ -67,17 +67,21 @@ class TakeOver:
         self._trusted_until = 0.0
         self._log = log.bind(model=servable.name, version=servable.version)
 
-    def __call__(self, breaches: Sequence[Breach]) -> None:
+    def __call__(self, breaches: Sequence[Breach]) -> bool:
         """Swap to the unfolded model, or to one with less optimisation, and ask float64 about the fold.
 
-        Whatever comes of it, checks are counted anew afterwards, so that it can come to this again.
+        Whatever comes of it, checks are counted anew afterwards, so that it can come to this again. True if
+        something was swapped.
         """
         is_fold = self.servable.fallback is None
         try:
             if is_fold and time.monotonic() < self._trusted_until:
                 self._log.warning("parity broke again as it did when float64 found the fold to be right")
-            elif self._swap(breaches, first=0 if is_fold else self._stands_on + 1) and is_fold:
+                return False
+            swapped = self._swap(breaches, first=0 if is_fold else self._stands_on + 1)
+            if swapped and is_fold:
                 self._settle(breaches)
+            return swapped
         finally:
             self._shadow.reset()
 

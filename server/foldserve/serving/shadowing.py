@@ -88,7 +88,5 @@ class Shadowing:
             del work  # it knows the servable
 
     def _take_over(self, take_over: TakeOver, breaches: Sequence[Breach]) -> None:
-        try:
-            take_over(breaches)
-        finally:
+        if take_over(breaches):
             publish_form(take_over.servable, self._metrics)
