@@ -259,7 +259,7 @@ class Shadow:
     def _tell_failure(self, error: Exception) -> None:
         """Log why answers cannot be compared, once for each reason."""
         reason = str(error) or type(error).__name__
-        if reason != self._reference_failure:
+        if reason != self._reference_failure and not self._is_closed:
             self._log.warning("answers cannot be compared with the unfolded model's", reason=reason)
         self._reference_failure = reason
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 
 from foldserve.observability.logging import get_logger
@@ -53,7 +54,9 @@ class Shadowing:
             self._metrics.parity.forget(servable.name, str(servable.version))
             return
         opening = Opening(f"model '{servable.name}' version {servable.version}", settings)
-        original = Original(source, settings, self._settings, servable.provenance.artefact_key)
+        # It must not keep an upload's files beyond the servable's life.
+        unowned = replace(source, owner=None)
+        original = Original(unowned, settings, self._settings, servable.provenance.artefact_key)
         reference = LazyReference(original, opening)
         shadow = servable.shadow = Shadow(
             settings.shadow,
