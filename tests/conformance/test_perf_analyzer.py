@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from contextlib import suppress
 
 import pytest
 from foldserve.server import Server
@@ -13,6 +14,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 REQUESTS = 200
+LONG_S = 60
+ATTEMPTS = 3
 
 
 @pytest.mark.parametrize(
@@ -29,17 +32,10 @@ REQUESTS = 200
     ids=" ".join,
 )
 def test_it_measures_the_server_with_the_servers_own_times(complete: Server, options: list[str]) -> None:
-    ran = subprocess.run(
-        [
-            PERF_ANALYZER,
-            *("-m", "digits", "-i", "grpc", "-u", f"127.0.0.1:{complete.grpc_port}"),
-            *("--shape", "images:1,8,8", "--request-count", str(REQUESTS)),
-            *options,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    ran = _run(
+        *("-m", "digits", "-i", "grpc", "-u", f"127.0.0.1:{complete.grpc_port}"),
+        *("--shape", "images:1,8,8", "--request-count", str(REQUESTS)),
+        *options,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert _number("Request count", ran.stdout) >= REQUESTS
@@ -51,6 +47,19 @@ def test_it_measures_the_server_with_the_servers_own_times(complete: Server, opt
     )
     assert server_times, ran.stdout
     assert int(server_times[1]) > 0
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it; again if it does not end, which is its own doing on a busy machine.
+
+    With --async it now and then waits on when every request has been answered.
+    """
+    for _ in range(ATTEMPTS):
+        with suppress(subprocess.TimeoutExpired):
+            return subprocess.run(
+                [PERF_ANALYZER, *arguments], capture_output=True, text=True, timeout=LONG_S, check=False
+            )
+    pytest.fail(f"perf_analyzer did not end in {LONG_S} s, {ATTEMPTS} times")
 
 
 def _number(name: str, text: str) -> int:

@@ -137,8 +137,13 @@ def test_where_the_original_is_inaccurate_the_fold_answers_again(tmp_path: Path)
         assert own.variant == "folded"
         so_far = client.parity("net").live.checks["breach"]
         caller.until(lambda: client.parity("net").live.checks["breach"] >= so_far + 6, "it is so again")
+        caller.until(
+            lambda: scraped(server)[fold_right] >= 2, "float64 is asked again, before anything is swapped"
+        )
         assert own.fallback is None
         assert scraped(server)[of_net("foldserve_fallback_total", reason="parity_breach")] == 1
+        plant(server, "net", scaled(model, 1.02))
+        caller.until(lambda: own.fallback, "a fold that is wrong gives way at once, for all that")
 
 
 def test_a_takeover_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, digits: Any) -> None:

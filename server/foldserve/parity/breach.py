@@ -39,11 +39,14 @@ def worst_row(outputs: Iterable[str], sample: Sample, expected: Arrays) -> tuple
 
 
 def _row_errors(first: Array, second: Array) -> NDArray[np.float64]:
-    """The largest difference in each row; 1 where elements without a distance differ."""
+    """The largest difference in each row; 1 where elements without a distance differ.
+
+    What is not finite in ``second``, the reference, shows nothing.
+    """
     if is_float(first.dtype):
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(first.astype(np.float64) - second.astype(np.float64))
-        error = np.nan_to_num(error, nan=np.inf, posinf=np.inf)
+        error = np.where(np.isfinite(second), np.nan_to_num(error, nan=np.inf, posinf=np.inf), 0.0)
     else:
         error = (first != second).astype(np.float64)
     largest: NDArray[np.float64] = error.reshape(len(error), -1).max(axis=1, initial=0.0)

@@ -5,8 +5,8 @@ whoever sends it may mean ill. So it differs from the proof in three things:
 
 - An answer that happens to be near zero, a single logit say, is measured by the size that this output usually
   has, the median of the last answers: noise is relative to the terms that cancelled, not to what is left.
-- What is not finite in the *reference* proves nothing: the original overflowed. Where the answer has a number
-  for it the check is inconclusive, if nothing else is wrong.
+- What is not finite in the *reference* proves nothing: the original overflowed. Where the answer is another
+  one there, the check is inconclusive, if nothing else is wrong.
 - Of an output without floats, of labels say, some elements may differ: at a tie any rounding decides.
 """
 
@@ -116,12 +116,13 @@ def _allowed(budget: float, at_load: float) -> float:
 
 
 def _known(reference: Array, candidate: Array) -> tuple[Array, Array, bool]:
-    """Both without the elements for which the reference has no number, and whether the candidate has one.
+    """Both without the elements for which the reference has no number, and whether they differ in these.
 
     Where all of the reference is finite, they are as they were.
     """
     finite = np.isfinite(reference)
     if finite.all():
         return reference, candidate, False
-    unknown = bool(np.isfinite(candidate[~finite]).any())
-    return reference[finite], candidate[finite], unknown
+    expected, answered = reference[~finite], candidate[~finite]
+    same = (expected == answered) | (np.isnan(expected) & np.isnan(answered))
+    return reference[finite], candidate[finite], not bool(same.all())

@@ -184,6 +184,7 @@ class Shadow:
             return
         try:
             comparison, expected = self._compared(sample)
+            breach = self._breach(comparison, sample, expected) if comparison.breaching else None
         except Exception as error:
             self.metrics.count("error")
             self._tell_failure(error)
@@ -195,7 +196,6 @@ class Shadow:
             self.metrics.count("inconclusive")
             return
         self.metrics.count("breach" if comparison.breaching else "ok")
-        breach = self._breach(comparison, sample, expected) if comparison.breaching else None
         with self._counting:
             if resets != self._resets:
                 return  # answered before somebody decided to trust again

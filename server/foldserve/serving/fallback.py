@@ -6,7 +6,7 @@ breaks parity as well, it is the runtime's optimisation, and the next one has le
 what the reference itself runs on.
 
 Only then float64 is asked who was right: it takes its time. If the fold was, it answers again, for what the
-caller sent made the *original* inaccurate, on purpose perhaps; and the next such inputs change nothing.
+caller sent made the *original* inaccurate, on purpose perhaps; and for an hour float64 is asked first.
 """
 
 import time
@@ -32,8 +32,8 @@ from foldserve.settings import ProviderChoice
 PARITY_BREACH = "parity_breach"
 """The reason that is counted."""
 
-TRUSTED_AGAIN_S = 3600.0
-"""For so long, in seconds, after float64 said that the fold is right, breaches do not make it give way."""
+ASKED_FIRST_S = 3600.0
+"""For so long, in seconds, after float64 said that the fold is right, it is asked before a swap."""
 
 log = get_logger()
 
@@ -64,7 +64,7 @@ class TakeOver:
         self._opening = opening
         self._rungs = rungs(servable)
         self._stands_on = -1
-        self._trusted_until = 0.0
+        self._asked_first_until = 0.0
         self._log = log.bind(model=servable.name, version=servable.version)
 
     def __call__(self, breaches: Sequence[Breach]) -> bool:
@@ -75,12 +75,13 @@ class TakeOver:
         """
         is_fold = self.servable.fallback is None
         try:
-            if is_fold and time.monotonic() < self._trusted_until:
-                self._log.warning("parity broke again as it did when float64 found the fold to be right")
+            if not self._shadow.breaker.tripped:
+                return False  # somebody decided meanwhile to trust it again
+            if is_fold and time.monotonic() < self._asked_first_until and self._is_right(breaches):
                 return False
             swapped = self._swap(breaches, first=0 if is_fold else self._stands_on + 1)
-            if swapped and is_fold:
-                self._settle(breaches)
+            if swapped and is_fold and self._is_right(breaches):
+                self.servable.reset_fallback()
             return swapped
         finally:
             self._shadow.reset()
@@ -112,6 +113,7 @@ class TakeOver:
                     provider=session.provider,
                 )
                 return True
+            return False  # it is being unloaded
         self._log.error(
             "parity broke in service, and nothing could take over", evidence=breaches[-1].evidence
         )
@@ -133,14 +135,14 @@ class TakeOver:
                 return False
         return True
 
-    def _settle(self, breaches: Sequence[Breach]) -> None:
-        """Ask float64 whether the fold was right, and let it answer again if so."""
+    def _is_right(self, breaches: Sequence[Breach]) -> bool:
+        """Whether float64 says that the fold was right."""
         ruling, reason = self._ruling(breaches)
         self._shadow.metrics.count_dispute(ruling)
         self._log.warning("float64 was asked about the breaches", ruling=ruling, reason=reason)
         if ruling is Ruling.FOLD_RIGHT:
-            self._trusted_until = time.monotonic() + TRUSTED_AGAIN_S
-            self.servable.reset_fallback()
+            self._asked_first_until = time.monotonic() + ASKED_FIRST_S
+        return ruling is Ruling.FOLD_RIGHT
 
     def _ruling(self, breaches: Sequence[Breach]) -> tuple[Ruling, str]:
         if self.servable.provenance.variant is not Variant.FOLDED:

@@ -55,6 +55,7 @@ def test_where_the_original_overflows_nothing_is_proven() -> None:
     reference = np.array([[1, np.inf, np.nan]], np.float32)
     assert compare(fresh(), reference, np.array([[1, 5, 6]], np.float32)) == (False, True)
     assert compare(fresh(), reference, reference) == (False, False)
+    assert compare(fresh(), reference, np.array([[1, np.nan, np.nan]], np.float32)) == (False, True)
     assert compare(fresh(), reference, np.array([[1.1, 5, 6]], np.float32)) == (True, False)
 
 

@@ -12,8 +12,10 @@ import pytest
 from foldserve.errors import ExecutionFailed, InvalidModel
 from foldserve.observability.parity import ParityMetrics
 from foldserve.parity import shadow, shadow_worker
+from foldserve.parity.breach import worst_row
 from foldserve.parity.breach_folder import BreachFolder
 from foldserve.parity.cpu_budget import BURST_S
+from foldserve.parity.sample import Sample
 from foldserve.parity.shadow import LARGEST_CHECK_ROWS, Shadow
 from foldserve.parity.shadow_worker import MOST_WAITING, ShadowWorker
 from foldserve.parity.statistics import Statistics
@@ -188,6 +190,17 @@ def test_the_worst_row_is_the_evidence(watch: Watch) -> None:
     np.testing.assert_array_equal(breach.sample.inputs["x"], x[2:3])
     np.testing.assert_array_equal(breach.sample.outputs["y"], y[2:3])
     np.testing.assert_array_equal(breach.expected["y"], 2 * x[2:3])
+
+
+def test_a_row_in_which_both_are_not_finite_is_no_evidence() -> None:
+    x = np.ones((3, 2), np.float32)
+    expected, answered = x.copy(), x.copy()
+    expected[0], answered[0] = np.inf, np.inf
+    expected[1, 0] = np.nan
+    answered[2, 1] = 1.5
+    sample, row = worst_row(["y"], Sample({"x": x}, {"y": answered}, 3), {"y": expected})
+    np.testing.assert_array_equal(sample.outputs["y"], answered[2:])
+    np.testing.assert_array_equal(row["y"], expected[2:])
 
 
 def test_the_share_of_requests_is_about_the_sample_rate(watch: Watch) -> None:
