@@ -122,7 +122,9 @@ def parity(response: fold_pb.GetParityResponse) -> RenderableType:
         )
     shown = [_facts(facts), _outputs(report.outputs)]
     if response.HasField("live"):
-        shown += [_facts(_live_facts(response)), _outputs(response.live.outputs)]
+        shown.append(_facts(_live_facts(response)))
+        if response.live.outputs:
+            shown.append(_outputs(response.live.outputs))
     return Group(*shown)
 
 
