@@ -66,10 +66,13 @@ def padded_then_pooled() -> ir.Model:
 
 def plant(server: Server, name: str, model: ir.Model) -> None:
     """Have ``model`` answer in place of the fold."""
-    wrong = OnnxRuntimeSession(
+    servable(server, name)._batcher.use(in_session(model))
+
+
+def in_session(model: ir.Model) -> OnnxRuntimeSession:
+    return OnnxRuntimeSession(
         ir.to_proto(model).SerializeToString(), provider=ProviderChoice.CPU, optimise=False
     )
-    servable(server, name)._batcher.use(wrong)
 
 
 def scaled(model: ir.Model, factor: float) -> ir.Model:
@@ -184,6 +187,30 @@ def test_a_form_that_cannot_be_opened_is_passed_over(monkeypatch: pytest.MonkeyP
         assert own.fallback.runtime_optimisation == "off"
 
 
+def test_a_form_that_does_not_answer_rightly_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
+    add_model(tmp_path / "repository", "net", model)
+    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+        server, _ = pair
+        open_as_it_is = Opening.open
+
+        def wrong_if_optimised(
+            self: Opening, source: Any, provider: Any, optimisation: Any, *more: Any
+        ) -> Any:
+            if optimisation is Optimisation.ALL:
+                return in_session(scaled(model, 1.05))
+            return open_as_it_is(self, source, provider, optimisation, *more)
+
+        monkeypatch.setattr(Opening, "open", wrong_if_optimised)
+        plant(server, "net", scaled(model, 1.02))
+        own = servable(server, "net")
+        Caller(pair, "net", POSITIVE).until(lambda: own.fallback, "another form takes over")
+        assert own.fallback is not None
+        assert own.fallback.runtime_optimisation == "without Pad_Fusion"
+
+
 def test_what_is_told_of_the_fold_follows_the_fallback_and_the_reset(digits: Any) -> None:
     with watching() as (server, client):
         image = digits[0][:1]
@@ -195,6 +222,7 @@ def test_what_is_told_of_the_fold_follows_the_fallback_and_the_reset(digits: Any
         caller.until(lambda: scraped(server).get(rejected) == 4, "it is told")
         assert folded not in scraped(server)
         assert scraped(server)[of_digits("foldserve_biases_stripped")] == 0
+        assert scraped(server)[of_digits("foldserve_parity_disputes_total", verdict="fold_wrong")] == 1
         client.reset_fallback("digits")
         assert scraped(server)[folded] == 4
         assert rejected not in scraped(server)
@@ -254,8 +282,6 @@ def test_a_model_with_random_answers_is_not_compared(tmp_path: Path) -> None:
     )
     add_model(tmp_path / "repository", "net", model)
     with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as (server, client):
-        if not client.ready("net"):
-            pytest.skip("the load refuses it already")
         caller = Caller((server, client), "net", POSITIVE)
         caller.until(lambda: client.parity("net").live.checks["error"] > 3, "checks fail")
         assert "answers differently each time" in client.parity("net").live.reference_failure

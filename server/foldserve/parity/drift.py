@@ -77,16 +77,6 @@ class DriftReport(_Report):
     baseline: DriftScores | None
     """Average of ``overall`` over the first windows; None until there are enough."""
 
-    @property
-    def relative_to_baseline(self) -> DriftScores | None:
-        """``overall`` as a multiple of the baseline; None until that is learned."""
-        if self.overall is None or self.baseline is None:
-            return None
-        return DriftScores(
-            mean=self.overall.mean / max(self.baseline.mean, _TINY),
-            variance=self.overall.variance / max(self.baseline.variance, _TINY),
-        )
-
 
 class DriftMonitor:
     """Scores window after window; for one thread."""

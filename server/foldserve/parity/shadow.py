@@ -37,7 +37,7 @@ LONGEST_CHECK_S = 2.0
 log = get_logger()
 
 
-class Reference(Protocol):
+class LiveReference(Protocol):
     """The unfolded, unoptimised model; used by one thread."""
 
     statistics: Statistics | None
@@ -69,7 +69,7 @@ class Shadow:
         self,
         settings: ShadowSettings,
         budgets: Mapping[str, ParityBudget],
-        reference: Reference,
+        reference: LiveReference,
         worker: ShadowWorker,
         metrics: ParityMetrics,
         *,

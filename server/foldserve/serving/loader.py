@@ -80,7 +80,7 @@ class _Loading:
                 raise InvalidModel(
                     f"{self._name} cannot be read: {error.strerror} ({error.filename}); mend its rights"
                 ) from None
-        self._cache = server.cache_dir.expanduser()
+        self._cache = server.cache_dir
 
     def restored(self) -> _Loaded | None:
         """What an earlier load left in the cache; None where there is nothing, or it is not as it was."""

@@ -84,4 +84,4 @@ class Original:
 
     @property
     def _entry(self) -> Path:
-        return self._server.cache_dir.expanduser() / "originals" / self._key
+        return self._server.cache_dir / "originals" / self._key

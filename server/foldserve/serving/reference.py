@@ -16,7 +16,7 @@ THREADS = 1
 
 
 class LazyReference:
-    """Implements :class:`~foldserve.parity.shadow.Reference`: opened when it is first needed, on the CPU."""
+    """Implements :class:`~foldserve.parity.shadow.LiveReference`; opened when first needed, on the CPU."""
 
     def __init__(self, original: Original, opening: Opening) -> None:
         self._original = original
@@ -45,7 +45,7 @@ class LazyReference:
         return self._session
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """See :class:`~foldserve.parity.shadow.Reference`."""
+        """See :class:`~foldserve.parity.shadow.LiveReference`."""
         return self.open().run(inputs, outputs)
 
     def rest(self) -> None:

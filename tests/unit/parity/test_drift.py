@@ -115,7 +115,6 @@ def test_too_few_rows_have_no_score(statistics: Statistics, run: Run, images: Fl
     report = monitor.report()
     assert (report.windows, report.rows) == (0, 63)
     assert (report.layers, report.overall, report.baseline) == ((), None, None)
-    assert report.relative_to_baseline is None
     with pytest.raises(ValueError, match="63 rows"):
         DriftMonitor(statistics, 63)
 
@@ -163,9 +162,7 @@ def test_the_baseline_is_the_average_of_the_first_windows(
     monitor.observe(run(1 - images[:64]), 64)
     later = monitor.report()
     assert later.baseline == baseline
-    assert later.relative_to_baseline is not None
-    assert later.relative_to_baseline.mean == pytest.approx(_overall(later).mean / baseline.mean)
-    assert later.relative_to_baseline.mean > 3
+    assert _overall(later).mean > 3 * baseline.mean
 
 
 def test_channels_that_stood_still_are_left_out() -> None:

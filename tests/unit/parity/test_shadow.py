@@ -1,5 +1,6 @@
 """Comparing answers in the background: what is compared, what is dropped, and what is let go of."""
 
+import os
 import threading
 import time
 import weakref
@@ -328,3 +329,13 @@ def test_processor_time_is_counted_and_spent(watch: Watch) -> None:
     watched.settled()
     assert 0 < watched.worker.cpu_s < 10
     assert watched.worker._budget._left_s < BURST_S
+
+
+@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="threads have a priority of their own in Linux")
+def test_the_worker_has_the_lowest_priority(watch: Watch) -> None:
+    watched = watch()
+    watched.settled()
+    thread = watched.worker._thread.native_id
+    assert thread is not None
+    assert os.getpriority(os.PRIO_PROCESS, thread) == 19
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
