@@ -1,7 +1,7 @@
 """Models handed to a runtime as they lie in memory: not serialised with their weights.
 
-So the 2 GB that a protobuf message may hold are no limit. ONNX Runtime 1.31 copies the weights into each
-session all the same.
+So the 2 GB that a protobuf message may hold are no limit. A session without optimisation reads the weights
+where they lie; into any other ONNX Runtime 1.31 copies them.
 """
 
 from collections.abc import Mapping

@@ -70,6 +70,7 @@ feature map in float32. They are left out as the unsound ones are.
 """
 
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+NO_WEIGHTS: Mapping[str, Any] = MappingProxyType({})
 
 
 class OnnxRuntimeSession:
@@ -99,10 +100,16 @@ class OnnxRuntimeSession:
         """
         self._name = name or (str(source) if isinstance(source, Path) else "the model")
         chosen = resolve_provider(provider)
+        # The runtime reads them where they lie, and does not keep them from going away.
+        self._weights: Mapping[str, Any] = NO_WEIGHTS
+        if isinstance(source, InMemoryModel):
+            self._weights = {name: _ort_value(array) for name, array in source.weights.items()}
+            source = source.graph
         try:
             session = create_inference_session(
                 source,
                 chosen,
+                weights=self._weights,
                 cuda=cuda,
                 optimise=optimise,
                 disabled_optimisers=disabled_optimisers,
@@ -122,8 +129,6 @@ class OnnxRuntimeSession:
         self._has_bfloat16 = any(spec.dtype == BFLOAT16 for spec in (*self._inputs, *self._outputs))
         self._has_strings = any(spec.dtype == np.object_ for spec in (*self._inputs, *self._outputs))
         self._session: Any = session
-        # The runtime reads them where they lie, and does not keep them from going away.
-        self._weights = source.weights if isinstance(source, InMemoryModel) else None
 
     @property
     def provider(self) -> Provider:
@@ -165,13 +170,14 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Release the model's memory."""
         self._session = None
-        self._weights = None
+        self._weights = NO_WEIGHTS
 
 
 def create_inference_session(
-    source: Path | bytes | InMemoryModel,
+    source: Path | bytes,
     provider: Provider,
     *,
+    weights: Mapping[str, Any] = NO_WEIGHTS,
     cuda: Mapping[str, str] = NO_OPTIONS,
     optimise: bool = True,
     disabled_optimisers: Collection[str] = (),
@@ -180,6 +186,7 @@ def create_inference_session(
 ) -> Any:
     """The runtime's own session on ``provider``, or on the CPU where the runtime silently falls back to it.
 
+    ``weights`` are those that ``source`` lacks, as the runtime's own values; they must outlive the session.
     Raises the runtime's exceptions.
     """
     options = onnxruntime.SessionOptions()
@@ -191,9 +198,12 @@ def create_inference_session(
     options.enable_cpu_mem_arena = keeps_memory
     # The runtime's own default counts the machine's cores, whatever this process may use of them.
     options.intra_op_num_threads = intra_op_threads or available_cpus()
-    if isinstance(source, InMemoryModel):
-        values = [_ort_value(array) for array in source.weights.values()]
-        options.add_external_initializers(list(source.weights), values)
+    if weights:
+        options.add_external_initializers(list(weights), list(weights.values()))
+    if not optimise:
+        # Or it copies them. Not where an optimiser may have put something else in the place of one.
+        for name, value in weights.items():
+            options.add_initializer(name, value)
     providers: list[str | tuple[str, dict[str, str]]] = [CPU_PROVIDER]
     if provider is Provider.CUDA:
         # Finds CUDA in NVIDIA's Python packages. What it prints of missing ones, the session says again.
@@ -202,7 +212,7 @@ def create_inference_session(
         providers.insert(0, (CUDA_PROVIDER, dict(cuda)))
     # The runtime's own fallback would print to the terminal and hide where the model runs.
     return onnxruntime.InferenceSession(
-        source.graph if isinstance(source, InMemoryModel) else source,
+        source,
         options,
         providers=providers,
         enable_fallback=False,

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
-from foldserve.runtime.in_memory import SMALLEST_WEIGHT_BYTES, in_memory
+from foldserve.runtime.in_memory import SMALLEST_WEIGHT_BYTES, InMemoryModel, in_memory
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.settings import ProviderChoice
 from running import EXAMPLE_MODELS
@@ -48,6 +48,21 @@ def test_weights_are_not_copied() -> None:
         original = model.graph.initializers[name].const_value
         assert original is not None
         assert np.shares_memory(array, original.numpy())
+
+
+def test_a_session_without_optimisation_reads_the_weights_where_they_lie() -> None:
+    """It is how copies are told: what is changed there shows in the answer."""
+    taken = in_memory(ir.load(MODEL))
+    images = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
+    writable = {name: array.copy() for name, array in taken.weights.items()}
+    session = OnnxRuntimeSession(
+        InMemoryModel(taken.graph, writable), provider=ProviderChoice.CPU, optimise=False
+    )
+    before = session.run({"images": images})[0]
+    for array in writable.values():
+        array[...] = 0
+    assert not np.array_equal(session.run({"images": images})[0], before)
+    session.close()
 
 
 def test_weights_in_files_are_read_from_there(tmp_path: Path) -> None:
