@@ -7,7 +7,7 @@ import foldserve
 import pytest
 
 ROOT = Path(foldserve.__file__).parent
-LEAVES = {"disk_cache", "errors", "settings", "settings_problems", "templates", "yaml_file", "__init__"}
+LEAVES = {"disk_cache", "errors", "lifeline", "settings", "settings_problems", "templates", "yaml_file", "__init__"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "status": LEAVES | {"serving", "parity", "runtime", "folding", "observability"},
     "server": LEAVES | {"rpc", "serving", "status", "runtime", "observability"},
     "disk_cache": set(),
+    "lifeline": set(),
     "templates": set(),
     "settings_problems": set(),
     "yaml_file": {"errors"},

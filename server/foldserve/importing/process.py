@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from typing import Any
 from foldserve.errors import FoldserveError, ImportFailed
 from foldserve.importing.archive import check_archive
 from foldserve.importing.explain import explain
+from foldserve.lifeline import give_way, lifeline
 
 REPORT = "report.json"
 FAILURE = "failure.txt"
 
 _ERROR_LINES = 3
-_LIFELINE = "FOLDSERVE_LIFELINE"
 _CHILD_ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",  # translating needs no GPU; the memory there belongs to serving
     "OMP_NUM_THREADS": "1",  # nor do the cores
@@ -79,7 +78,7 @@ def report_to_parent(destination: Path, work: Callable[[], dict[str, Any]]) -> N
 
     The child ends when its parent does, however that comes about.
     """
-    threading.Thread(target=_end_with_parent, args=(int(os.environ[_LIFELINE]),), daemon=True).start()
+    give_way()
     try:
         facts = work()
     except Exception as error:
@@ -89,27 +88,19 @@ def report_to_parent(destination: Path, work: Callable[[], dict[str, Any]]) -> N
     (destination.parent / REPORT).write_text(json.dumps(facts))
 
 
-def _end_with_parent(lifeline: int) -> None:
-    """Block until the other end of the pipe is gone: the parent keeps it open and never writes."""
-    os.read(lifeline, 1)
-    os._exit(1)
-
-
 def _run(command: list[str], program: Path, scratch: Path, task: str, timeout_s: float) -> None:
-    lifeline, held = os.pipe()
     with (
-        os.fdopen(held),
+        lifeline() as line,
         subprocess.Popen(
             command,
-            env=os.environ | _CHILD_ENVIRONMENT | {_LIFELINE: str(lifeline)},
-            pass_fds=(lifeline,),
+            env=os.environ | _CHILD_ENVIRONMENT | line.environment,
+            pass_fds=line.pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,  # so that its own children end with it
         ) as child,
     ):
-        os.close(lifeline)
         try:
             _, errors = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:

@@ -14,6 +14,7 @@ from prometheus_client import (
 )
 
 from foldserve import __version__
+from foldserve.observability.forms import FormCollector
 from foldserve.observability.inference import MODEL, RequestCollector
 from foldserve.observability.parity import ParityCollector
 
@@ -30,6 +31,8 @@ class Metrics:
         self.registry.register(self.requests)
         self.parity = ParityCollector()
         self.registry.register(self.parity)
+        self.forms = FormCollector()
+        self.registry.register(self.forms)
 
         def counter(name: str, text: str, labels: tuple[str, ...] = MODEL) -> Counter:
             return Counter(name, text, labels, registry=self.registry)
@@ -39,17 +42,6 @@ class Metrics:
 
         self.ready = gauge("foldserve_model_ready", "1 while the model version serves.")
         self.load_failures = counter("foldserve_model_load_failures", "Loads that failed.")
-        self.provider_info = gauge(
-            "foldserve_provider_info",
-            "Always 1; the execution provider that was asked for and the one that runs.",
-            ("model", "version", "requested", "actual"),
-        )
-        self.batchnorms = gauge(
-            "foldserve_batchnorms",
-            "BatchNorms: folded, stayed for a reason, or rejected with the whole fold.",
-            ("model", "version", "outcome", "reason"),
-        )
-        self.biases_stripped = gauge("foldserve_biases_stripped", "Redundant biases removed from the model.")
         self.load_duration = gauge(
             "foldserve_load_duration_seconds", "What loading took, by stage.", ("model", "version", "stage")
         )

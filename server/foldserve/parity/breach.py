@@ -1,11 +1,12 @@
 """An answer that left its budget in service, and what shows it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foldserve.parity.live_comparison import Sizes
 from foldserve.parity.measures import is_float
 from foldserve.parity.sample import Arrays, Sample, part_of
 from foldserve.runtime.session import Array
@@ -29,6 +30,13 @@ class Breach:
 
     expected: Arrays
     """What the reference answers to it."""
+
+    sizes: Sizes = field(default_factory=dict)
+    """The usual sizes of the outputs then."""
+
+    def held_bytes(self) -> int:
+        """Bytes that stay in memory for as long as this does."""
+        return self.sample.held_bytes() + sum(array.nbytes for array in self.expected.values())
 
 
 def worst_row(outputs: Iterable[str], sample: Sample, expected: Arrays) -> tuple[Sample, Arrays]:

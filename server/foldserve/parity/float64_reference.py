@@ -1,9 +1,10 @@
 """A model evaluated in float64 by ONNX's reference evaluator; as a program, the judge's child process.
 
 The program reads a pickled (source, inputs) from stdin and writes the pickled list of outputs to stdout:
-only its own parent talks to it.
+only its own parent talks to it. Its argument is added to its nice value.
 """
 
+import os
 import pickle
 import sys
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from foldserve.lifeline import give_way
 from foldserve.parity.measures import is_float
 from foldserve.parity.reference_operators import OPERATORS
 from foldserve.runtime.session import Array
@@ -82,4 +84,6 @@ def _convert_tensor(tensor: TensorProto) -> None:
 
 
 if __name__ == "__main__":
+    give_way()
+    os.nice(int(sys.argv[1]))
     pickle.dump(evaluate(*pickle.load(sys.stdin.buffer)), sys.stdout.buffer)

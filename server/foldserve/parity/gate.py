@@ -11,7 +11,7 @@ from foldserve.parity.measures import Distance, distance, worst
 from foldserve.parity.precision import coarsest_float, scaled_budget
 from foldserve.parity.probes import Probe, ProbeSet
 from foldserve.parity.report import JudgeReport, OutputParity, ParityReport, ProbesReport, Verdict
-from foldserve.runtime.session import Session
+from foldserve.runtime.session import Array, Session
 from foldserve.settings import ParityBudget
 
 
@@ -41,7 +41,7 @@ def prove(
     )
     settlement = None
     if judge is not None and findings.disputes and not findings.failure:
-        settlement = settle(judge, findings.disputes, names)
+        settlement = settle(judge, findings.disputes, names, lambda _, found: keeps(applied, found))
     verdict, explanation = decide(outputs, settlement, findings.failure, findings.refused)
     return ParityReport(
         verdict=verdict,
@@ -118,17 +118,17 @@ def _run(reference: Session, candidate: Session, probes: ProbeSet, budget: Parit
     if findings.failure:
         return findings
     for probe in probes.probes:
-        try:
-            expected = dict(zip(names, reference.run(probe), strict=True))
-        except ExecutionFailed as error:
-            findings.refused.append(str(error))
+        # The candidate first: another thread may be at the reference's answer meanwhile.
+        answered, failure = _answer(candidate, probe)
+        wanted, refusal = _answer(reference, probe)
+        if refusal:
+            findings.refused.append(refusal)
             continue
-        try:
-            actual = dict(zip(names, candidate.run(probe), strict=True))
-        except ExecutionFailed as error:
-            findings.failure = f"the candidate fails where the reference answers: {error}"
+        if failure:
+            findings.failure = f"the candidate fails where the reference answers: {failure}"
             return findings
         findings.ran.append(probe)
+        expected, actual = (dict(zip(names, outputs, strict=True)) for outputs in (wanted, answered))
         measured = {name: distance(expected[name], actual[name]) for name in names}
         for name in names:
             findings.distances[name].append(measured[name])
@@ -136,6 +136,14 @@ def _run(reference: Session, candidate: Session, probes: ProbeSet, budget: Parit
         if breaching:
             findings.disputes.append(Dispute(probe, expected, actual, breaching))
     return findings
+
+
+def _answer(session: Session, probe: Probe) -> tuple[list[Array], str]:
+    """A session's outputs, or none and why."""
+    try:
+        return session.run(probe), ""
+    except ExecutionFailed as error:
+        return [], str(error)
 
 
 def _interface_difference(reference: Session, candidate: Session) -> str:

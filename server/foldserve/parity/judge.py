@@ -7,22 +7,32 @@ are measured against that.
 """
 
 import math
+import os
 import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from foldserve.parity.measures import Distance, distance, worst
+from foldserve.lifeline import lifeline
+from foldserve.parity.measures import Distance, Size, distance, worst
 from foldserve.parity.probes import Probe
 from foldserve.parity.report import JudgedOutput, JudgeReport
 from foldserve.runtime.session import Array
 
 ACCEPTABLE_RATIO = 2.5
 """A candidate whose error is at most so many times the original's own is as good as the original: noise."""
+
+LOWEST_PRIORITY = 19
+"""As a nice value."""
+
+ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+Keeps = Callable[[str, Distance], bool]
+"""Whether an output's distance is within its budget."""
 
 
 class JudgeFailed(Exception):
@@ -44,28 +54,40 @@ class Dispute:
     reference: Mapping[str, Array]
     candidate: Mapping[str, Array]
     outputs: frozenset[str]
+    least: Mapping[str, Size] = field(default_factory=dict)
+    """Distances of an output that is smaller are measured as if it were of this size."""
 
 
 class Float64Judge:
     """Evaluates the original model in float64, in a child process that is given up when the time is over."""
 
-    def __init__(self, source: Path | bytes, *, time_limit_s: float = 60.0) -> None:
-        """``source`` is the original model's file or bytes; ``time_limit_s`` is for all probes together."""
+    def __init__(
+        self, source: Path | bytes, *, time_limit_s: float = 60.0, in_background: bool = False
+    ) -> None:
+        """``source`` is the original model's file or bytes; ``time_limit_s`` is for all probes together.
+
+        ``in_background``: at the lowest priority, on one core.
+        """
         self._source = source
         self._left_s = time_limit_s
+        self._nice = LOWEST_PRIORITY if in_background else 0
+        self._environment = ONE_CORE if in_background else {}
 
     def truth(self, probe: Probe) -> list[Array]:
         """The model's outputs in float64; raises :class:`JudgeFailed` when it cannot, or the time is over."""
-        command = [sys.executable, "-P", "-m", "foldserve.parity.float64_reference"]
+        command = [sys.executable, "-P", "-m", "foldserve.parity.float64_reference", str(self._nice)]
         started = time.monotonic()
         try:
-            child = subprocess.run(
-                command,
-                input=pickle.dumps((self._source, dict(probe))),
-                capture_output=True,
-                timeout=max(self._left_s, 0),
-                check=False,
-            )
+            with lifeline() as line:
+                child = subprocess.run(
+                    command,
+                    env=os.environ | self._environment | line.environment,
+                    pass_fds=line.pass_fds,
+                    input=pickle.dumps((self._source, dict(probe))),
+                    capture_output=True,
+                    timeout=max(self._left_s, 0),
+                    check=False,
+                )
         except subprocess.TimeoutExpired:
             raise JudgeFailed("the float64 evaluation did not finish in its time") from None
         finally:
@@ -79,12 +101,17 @@ class Float64Judge:
         return outputs
 
 
-def settle(judge: Judge, disputes: Sequence[Dispute], names: Sequence[str]) -> JudgeReport:
+def settle(judge: Judge, disputes: Sequence[Dispute], names: Sequence[str], keeps: Keeps) -> JudgeReport:
     """Measure both models against the truth, the smallest probe first.
 
-    Ends with the first probe on which the candidate is wrong, or when the judge's time is over. ``names`` are
-    all outputs of the model, in its order.
+    The candidate is right where it ``keeps`` its budget of the truth, or errs no more than the original.
+    Ends with the first probe on which it is wrong, or when the judge's time is over. ``names`` are all
+    outputs of the model, in its order.
     """
+
+    def is_right(name: str, original: Distance, candidate: Distance) -> bool:
+        return keeps(name, candidate) or acceptable(original, candidate)
+
     errors: dict[str, list[tuple[Distance, Distance]]] = {}
     judged_probes = 0
     failure = ""
@@ -94,30 +121,38 @@ def settle(judge: Judge, disputes: Sequence[Dispute], names: Sequence[str]) -> J
         except JudgeFailed as error:
             failure = str(error)
             break
+        if strange := [
+            name for name in dispute.outputs if not _has_a_known_shape(truth[name], name, dispute)
+        ]:
+            failure = f"in float64 {', '.join(strange)} has a shape that neither model gave"
+            break
         judged_probes += 1
         for name in dispute.outputs:
-            original = distance(truth[name], dispute.reference[name])
-            candidate = distance(truth[name], dispute.candidate[name])
+            least = dispute.least.get(name, Size())
+            original = distance(truth[name], dispute.reference[name], least)
+            candidate = distance(truth[name], dispute.candidate[name], least)
             errors.setdefault(name, []).append((original, candidate))
-        if not all(acceptable(*errors[name][-1]) for name in dispute.outputs):
+        if not all(is_right(name, *errors[name][-1]) for name in dispute.outputs):
             break
     return JudgeReport(
         breaching_probes=len(disputes),
         judged_probes=judged_probes,
-        outputs=tuple(_judged(name, errors[name]) for name in names if name in errors),
+        outputs=tuple(
+            JudgedOutput(
+                output=name,
+                original_error=worst(original for original, _ in errors[name]).relative_l2,
+                candidate_error=worst(candidate for _, candidate in errors[name]).relative_l2,
+                candidate_acceptable=all(is_right(name, *pair) for pair in errors[name]),
+            )
+            for name in names
+            if name in errors
+        ),
         failure=failure,
     )
 
 
-def _judged(output: str, errors: Sequence[tuple[Distance, Distance]]) -> JudgedOutput:
-    original = worst(error for error, _ in errors)
-    candidate = worst(error for _, error in errors)
-    return JudgedOutput(
-        output=output,
-        original_error=original.relative_l2,
-        candidate_error=candidate.relative_l2,
-        candidate_acceptable=all(acceptable(*pair) for pair in errors),
-    )
+def _has_a_known_shape(truth: Array, name: str, dispute: Dispute) -> bool:
+    return truth.shape in {dispute.reference[name].shape, dispute.candidate[name].shape}
 
 
 def acceptable(original: Distance, candidate: Distance) -> bool:

@@ -4,15 +4,18 @@ The proof at load compares many rows of made-up inputs; service compares what co
 whoever sends it may mean ill. So it differs from the proof in three things:
 
 - An answer that happens to be near zero, a single logit say, is measured by the size that this output usually
-  has, the median of the last answers: noise is relative to the terms that cancelled, not to what is left.
+  has, the median of the last answers: noise is relative to the terms that cancelled, not to what is left. It
+  counts for at most :data:`MOST_TIMES` its own size, so that huge answers to one caller hide little of what
+  is wrong with the answers to others.
 - What is not finite in the *reference* proves nothing: the original overflowed. Where the answer is another
   one there, the check is inconclusive, if nothing else is wrong.
-- Of an output without floats, of labels say, some elements may differ: at a tie any rounding decides.
+- Of an output without floats, of labels say, some elements may differ: at a tie any rounding decides. It is
+  their share of the last answers that counts, and one answer alone is none.
 """
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from statistics import median
 
@@ -24,14 +27,20 @@ from foldserve.parity.report import ParityReport, Verdict
 from foldserve.runtime.session import Array
 from foldserve.settings import ParityBudget
 
-REMEMBERED_SIZES = 64
-"""Answers that tell the usual size of an output."""
+REMEMBERED = 64
+"""Answers that tell the usual size of an output, and how many of its labels differ."""
+
+MOST_TIMES = 1000.0
+"""A wrong answer of a hundredth of its own size stays a breach under the default budget of 1e-5."""
 
 DIFFERING_SHARE = 1e-3
 """Share of the elements of an output without floats that may differ."""
 
 ALLOWANCE = 3.0
 """Times the distance at load that a model may have in service whose original was judged inaccurate there."""
+
+Sizes = Mapping[str, Size]
+"""By output; the norm is a root mean square: that of an output with one element."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +54,32 @@ class Comparison:
     inconclusive: bool = False
     """Whether the reference has no number for something that was answered."""
 
+    sizes: Sizes = field(default_factory=dict)
+    """The usual sizes by which it was measured."""
+
 
 class LiveComparison:
     """Compares answers of one model, whose outputs have ``budgets``; for one thread."""
 
     def __init__(self, budgets: Mapping[str, ParityBudget]) -> None:
         self.budgets = budgets
-        self._sizes: dict[str, deque[Size]] = {name: deque(maxlen=REMEMBERED_SIZES) for name in budgets}
+        self._sizes: dict[str, deque[Size]] = {name: deque(maxlen=REMEMBERED) for name in budgets}
+        self._mismatches: dict[str, deque[tuple[int, int]]] = {
+            name: deque(maxlen=REMEMBERED) for name in budgets
+        }
 
     def of(self, expected: Mapping[str, Array], answered: Mapping[str, Array]) -> Comparison:
-        """How far ``answered`` is from what the reference answers, ``expected``."""
-        distances: dict[str, Distance] = {}
-        inconclusive = False
+        """How far ``answered`` is from what the reference answers, ``expected``; both are remembered."""
         for name, reference in expected.items():
-            candidate = answered[name]
-            if is_float(reference.dtype) and reference.shape == candidate.shape:
-                known, answer, unknown = _known(reference, candidate)
-                inconclusive |= unknown
-                distances[name] = distance(known, answer, self._usual_size(name, known))
-            else:
-                distances[name] = distance(reference, candidate)
-        breaching = frozenset(name for name in distances if not self.keeps(name, distances[name]))
-        return Comparison(distances, breaching, inconclusive and not breaching)
-
-    def keeps(self, name: str, found: Distance) -> bool:
-        """Whether the distance of an output is within its budget."""
-        share_of_mismatches = found.mismatches and found.relative_l2 <= DIFFERING_SHARE
-        return bool(share_of_mismatches) or keeps(self.budgets[name], found)
+            if is_float(reference.dtype) and (size := _size_of_an_element(reference)) is not None:
+                self._sizes[name].append(size)
+        found = compare(expected, answered, self.budgets, self._usual_sizes())
+        lone = {
+            name
+            for name, reference in expected.items()
+            if not is_float(reference.dtype) and self._is_lone(name, found.distances[name], reference.size)
+        }
+        return Comparison(found.distances, found.breaching - lone, found.inconclusive, found.sizes)
 
     def evidence(self, comparison: Comparison) -> str:
         """Which outputs left their budget, and how far."""
@@ -85,13 +93,62 @@ class LiveComparison:
             )
         return ", ".join(texts)
 
-    def _usual_size(self, name: str, reference: Array) -> Size:
-        """The size of an output of as many elements as ``reference``, which is remembered."""
-        elements = max(reference.size, 1)
-        own, sizes = size_of(reference), self._sizes[name]
-        sizes.append(Size(own.norm / sqrt(elements), own.largest))
-        root_mean_square = median(size.norm for size in sizes)
-        return Size(root_mean_square * sqrt(elements), median(size.largest for size in sizes))
+    def _usual_sizes(self) -> Sizes:
+        return {
+            name: Size(median(size.norm for size in sizes), median(size.largest for size in sizes))
+            for name, sizes in self._sizes.items()
+            if sizes
+        }
+
+    def _is_lone(self, name: str, found: Distance, elements: int) -> bool:
+        """Whether the mismatches of an output are few among its last answers, or all in one of them."""
+        answers = self._mismatches[name]
+        answers.append((found.mismatches, elements))
+        differing = [mismatches for mismatches, _ in answers if mismatches]
+        all_elements = sum(elements for _, elements in answers)
+        # An output of another shape is no tie, however often it comes.
+        is_a_tie = np.isfinite(found.relative_l2)
+        return bool(is_a_tie) and (len(differing) <= 1 or sum(differing) <= DIFFERING_SHARE * all_elements)
+
+
+def compare(
+    expected: Mapping[str, Array],
+    answered: Mapping[str, Array],
+    budgets: Mapping[str, ParityBudget],
+    sizes: Sizes,
+) -> Comparison:
+    """How far ``answered`` is from ``expected``, measured by the usual ``sizes`` of the outputs."""
+    distances: dict[str, Distance] = {}
+    inconclusive = False
+    for name, reference in expected.items():
+        candidate = answered[name]
+        if is_float(reference.dtype) and reference.shape == candidate.shape:
+            known, answer, unknown = _known(reference, candidate)
+            inconclusive |= unknown
+            distances[name] = distance(known, answer, least_size(known, sizes.get(name)))
+        else:
+            distances[name] = distance(reference, candidate)
+    breaching = frozenset(name for name in distances if not within(budgets[name], distances[name]))
+    return Comparison(distances, breaching, inconclusive and not breaching, sizes)
+
+
+def within(budget: ParityBudget, found: Distance) -> bool:
+    """Whether the distance of an output is within its budget in service."""
+    is_a_share = found.mismatches and found.relative_l2 <= DIFFERING_SHARE
+    return bool(is_a_share) or keeps(budget, found)
+
+
+def least_size(reference: Array, usual: Size | None) -> Size:
+    """The size by which an answer is measured that is smaller than this, from the ``usual`` one."""
+    if usual is None:
+        return Size()
+    own, elements = size_of(reference), reference.size
+    norm, largest = usual.norm * sqrt(elements), usual.largest
+    # Nothing but zeros says nothing of the size of the terms that cancelled.
+    return Size(
+        min(norm, MOST_TIMES * own.norm) if own.norm else norm,
+        min(largest, MOST_TIMES * own.largest) if own.largest else largest,
+    )
 
 
 def budgets_in_service(report: ParityReport, outputs: Iterable[str]) -> dict[str, ParityBudget]:
@@ -113,6 +170,15 @@ def budgets_in_service(report: ParityReport, outputs: Iterable[str]) -> dict[str
 def _allowed(budget: float, at_load: float) -> float:
     # An infinite distance comes from elements that are not finite, which do not count in service.
     return max(budget, ALLOWANCE * at_load) if np.isfinite(at_load) else budget
+
+
+def _size_of_an_element(reference: Array) -> Size | None:
+    """The size of an output if it had one element; None where nothing in it is finite."""
+    known = reference[np.isfinite(reference)]
+    if not known.size:
+        return None
+    size = size_of(known)
+    return Size(size.norm / sqrt(known.size), size.largest)
 
 
 def _known(reference: Array, candidate: Array) -> tuple[Array, Array, bool]:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 import onnx_ir as ir
 
@@ -45,6 +46,8 @@ class Reference(RememberingSession):
             session = open_model(model)
         super().__init__(session)
         self._plain: Session | None = None
+        self._fetched: tuple[Probe, dict[str, Array]] | None = None
+        """Values inside that nobody has asked for yet."""
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -64,15 +67,23 @@ class Reference(RememberingSession):
             specs = {spec.name: spec for spec in self._session.outputs}
         return {name: specs[name] for name in names}
 
+    def answer_ahead(self, probes: Sequence[Probe]) -> None:
+        """Answer ``probes`` before anybody asks; the first with the values inside, for the first who does."""
+        with self._computing, suppress(ExecutionFailed):
+            if probes and id(probes[0]) not in self._answers and self._held(probes[0]) <= LARGEST_FETCH_BYTES:
+                names = [spec.name for spec in self._session.outputs]
+                self._fetched = probes[0], self._fetch(probes[0], names)
+        for probe in probes:
+            self.takes(probe)
+
     def values(self, probe: Probe, names: Sequence[str]) -> list[Array]:
         """Exposed values, in the order of ``names``; raises ExecutionFailed."""
-        own = [spec.name for spec in self.outputs]
         with self._computing:
-            fetched = list(dict.fromkeys([*own, *names]))
-            started = time.perf_counter()
-            found = dict(zip(fetched, self._session.run(probe, fetched), strict=True))
-            answer = probe, [found[name] for name in own], time.perf_counter() - started
-            self._answers.setdefault(id(probe), answer)
+            ahead, found = self._fetched or (None, {})
+            if ahead is probe and found.keys() >= set(names):
+                self._fetched = None
+            else:
+                found = self._fetch(probe, names)
         return [found[name] for name in names]
 
     def takes(self, probe: Probe) -> bool:
@@ -86,18 +97,31 @@ class Reference(RememberingSession):
     def close(self) -> None:
         """See :meth:`RememberingSession.close`."""
         super().close()
+        self._fetched = None
         if self._plain is not None:
             self._plain.close()
 
+    def _fetch(self, probe: Probe, names: Sequence[str]) -> dict[str, Array]:
+        """Exposed values by name, with the answer to the probe on the way."""
+        own = [spec.name for spec in self.outputs]
+        fetched = list(dict.fromkeys([*own, *names]))
+        started = time.perf_counter()
+        found = dict(zip(fetched, self._session.run(probe, fetched), strict=True))
+        answer = probe, [found[name] for name in own], time.perf_counter() - started
+        self._answers.setdefault(id(probe), answer)
+        return found
+
     def _compute(self, inputs: Mapping[str, Array]) -> list[Array]:
         own = self.outputs
-        # The runtime holds what is exposed until the run is over, whoever asks for it.
-        held = sum(value_bytes(spec, inputs) for spec in self._session.outputs[len(own) :])
-        if held <= LARGEST_FETCH_BYTES:
+        if self._held(inputs) <= LARGEST_FETCH_BYTES:
             return self._session.run(inputs, [spec.name for spec in own])
         if self._plain is None:
             self._plain = self._open_model(self.model)
         return self._plain.run(inputs)
+
+    def _held(self, probe: Probe) -> int:
+        """Bytes of what is exposed: the runtime holds it until the run is over, whoever asks for it."""
+        return sum(value_bytes(spec, probe) for spec in self._session.outputs[len(self.outputs) :])
 
 
 def value_bytes(spec: TensorSpec, probe: Probe) -> int:

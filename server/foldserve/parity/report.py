@@ -100,7 +100,7 @@ class JudgedOutput(_Report):
     """‖candidate − truth‖₂ / ‖truth‖₂."""
 
     candidate_acceptable: bool
-    """The candidate is nearer the truth, or its error is of the order of the original's own."""
+    """The candidate is within the budget of the truth, or its error is of the order of the original's own."""
 
 
 class JudgeReport(_Report):

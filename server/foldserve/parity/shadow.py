@@ -5,10 +5,9 @@ priority runs the sample on the unfolded, unoptimised reference and compares.
 """
 
 import random
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -87,40 +86,39 @@ class Shadow:
         self._on_trip: Callable[[Sequence[Breach]], None] | None = on_trip
         self._rows_are_independent = rows_are_independent
         self._breach_folder = breach_folder
-        self._breaches: deque[Breach] = deque(maxlen=settings.breaches)
         self._last_breach: BreachReport | None = None
         self._reference_failure = ""
         self._answers_the_same: bool | None = None
         self._drift: DriftMonitor | None = None
         self._element_s: float | None = None
         self._checked_at = time.monotonic()
-        self._resets = 0
-        self._counting = threading.Lock()
-        """Held for moments, never while the reference runs."""
-
         if settings.reference is ReferenceMode.RESIDENT:
             worker.submit(self._open)
         else:
             worker.regularly(self._rest)
 
-    def offer(self, inputs: Arrays, outputs: Iterable[tuple[str, Array]], rows: int) -> None:
-        """Have a request and its answer compared if it is drawn; never waits."""
+    @property
+    def generation(self) -> int:
+        """Changes with each :meth:`reset`: which answers are to be trusted again."""
+        return self.breaker.generation
+
+    def offer(self, inputs: Arrays, outputs: Iterable[tuple[str, Array]], rows: int, generation: int) -> None:
+        """Have a request and its answer compared if it is drawn; never waits.
+
+        ``generation`` is that of the time before the request was run.
+        """
         if random.random() >= self._settings.sample_rate:
             return
         sample = Sample(inputs, dict(outputs), rows)
         if self._rows_are_independent:
             sample = sample.head(self._affordable_rows(sample))
-        resets = self._resets
-        if not self._worker.offer(lambda: self._check(sample, resets), sample.held_bytes()):
+        if not self._worker.offer(lambda: self._check(sample, generation), sample.held_bytes()):
             self.metrics.count("dropped")
 
     def reset(self) -> None:
-        """Forget the breaches, and trust again; what is being checked counts no more."""
-        with self._counting:
-            self._resets += 1
-            self.breaker.reset()
-            self._breaches.clear()
-            self._publish_window()
+        """Forget the breaches, and trust again; what was asked for before counts no more."""
+        self.breaker.reset()
+        self._publish_window()
 
     def report(self) -> LiveParity:
         """What was found so far."""
@@ -137,9 +135,9 @@ class Shadow:
                     scaled_max=found.scaled_max,
                     top1_agreement=found.top1_agreement,
                     mismatches=found.mismatches,
-                    within_budget=self.comparison.keeps(name, found),
+                    within_budget=kept,
                 )
-                for name, found in breaker.worst()
+                for name, found, kept in breaker.worst()
             ),
             last_breach=self._last_breach,
             reference_bytes=metrics.reference_bytes(),
@@ -179,7 +177,7 @@ class Shadow:
         if time.monotonic() - self._checked_at >= REST_AFTER_S:
             self._reference.rest()
 
-    def _check(self, sample: Sample, resets: int) -> None:
+    def _check(self, sample: Sample, generation: int) -> None:
         if self._is_closed:
             return
         try:
@@ -196,22 +194,18 @@ class Shadow:
             self.metrics.count("inconclusive")
             return
         self.metrics.count("breach" if comparison.breaching else "ok")
-        with self._counting:
-            if resets != self._resets:
-                return  # answered before somebody decided to trust again
-            if breach is not None:
-                self._breaches.append(breach)
-            trips = self.breaker.observe(comparison)
-            self._publish_window()
-            breaches = tuple(self._breaches)
+        too_many = self.breaker.observe(comparison, breach, generation)
+        self._publish_window()
         on_trip = self._on_trip
-        if trips and on_trip is not None:
-            on_trip(breaches)
+        if too_many and on_trip is not None:
+            on_trip(too_many)
         if breach is not None:
             self._tell(breach)
 
     def _compared(self, sample: Sample) -> tuple[Comparison, Arrays]:
         """The comparison, and what the reference answers; counts what that took, and the inputs' drift."""
+        if self._answers_the_same is False:
+            raise _Random
         names = list(sample.outputs)
         self._reference.open()
         taps = self._taps()
@@ -225,6 +219,9 @@ class Shadow:
         if self._drift is not None and (report := self._drift.observe(answers[len(names) :], sample.rows)):
             self.metrics.drift = _scores(report)
         comparison = self.comparison.of(expected, sample.outputs)
+        if comparison.breaching and not all(np.isfinite(tap).all() for tap in answers[len(names) :]):
+            # It overflowed inside, which what follows may hide: a sigmoid, a clip, an arg-max.
+            comparison = replace(comparison, distances={}, breaching=frozenset(), inconclusive=True)
         for name, found in comparison.distances.items():
             self.metrics.observe(name, found.relative_l2, found.scaled_max)
         return comparison, expected
@@ -236,16 +233,13 @@ class Shadow:
             pairs = zip(expected.values(), again, strict=True)
             self._answers_the_same = all(_equal(first, second) for first, second in pairs)
         if not self._answers_the_same:
-            raise _Random(
-                "the model answers differently each time it is asked, so nothing can be compared; "
-                "remove what is random from it, or set shadow.reference to off"
-            )
+            raise _Random
 
     def _breach(self, comparison: Comparison, sample: Sample, expected: Arrays) -> Breach:
         evidence = self.comparison.evidence(comparison)
         if self._rows_are_independent and sample.rows > 1:
             sample, expected = worst_row(comparison.breaching, sample, expected)
-        return Breach(time.time(), evidence, comparison.breaching, sample, expected)
+        return Breach(time.time(), evidence, comparison.breaching, sample, expected, comparison.sizes)
 
     def _taps(self) -> Sequence[str]:
         """The outputs of the reference that show the inputs' drift."""
@@ -278,12 +272,18 @@ class Shadow:
     def _publish_window(self) -> None:
         self.metrics.window = {
             name: WindowParity(found.relative_l2, found.scaled_max, found.top1_agreement)
-            for name, found in self.breaker.worst()
+            for name, found, _ in self.breaker.worst()
         }
 
 
 class _Random(Exception):
     """A model that does not repeat its answers."""
+
+    def __str__(self) -> str:
+        return (
+            "the model answers differently each time it is asked, so nothing can be compared; "
+            "remove what is random from it, or set shadow.reference to off"
+        )
 
 
 def _equal(first: Array, second: Array) -> bool:

@@ -89,14 +89,16 @@ class DataPlane:
                 validate_rows(request.inputs)
             inputs = request.decode()
             rows = rows_of(inputs) if servable.most_rows is not None else 1
+            shadow = servable.shadow
+            generation = shadow.generation if shadow is not None else 0
 
             def answered(outcome: Execution | Exception) -> None:
                 servable.release()
                 if isinstance(outcome, Execution):
                     named = list(zip(names, outcome.outputs, strict=True))
                     done(InferenceResult(servable, named, rows, outcome))
-                    if servable.shadow is not None:
-                        servable.shadow.offer(inputs, named, rows)
+                    if shadow is not None:
+                        shadow.offer(inputs, named, rows, generation)
                 else:
                     done(outcome)
 

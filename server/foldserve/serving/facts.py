@@ -4,6 +4,7 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from foldserve.folding.report import BATCH_NORMALIZATION, Outcome
+from foldserve.observability.forms import Form
 from foldserve.observability.metrics import Metrics
 from foldserve.serving.ladder import Variant
 from foldserve.serving.opening import in_words
@@ -85,35 +86,31 @@ def publish(servable: Servable, metrics: Metrics) -> None:
         metrics.parity_scaled_max.labels(model, version, output.output).set(output.scaled_max)
         if output.top1_agreement is not None:
             metrics.parity_top1_agreement.labels(model, version, output.output).set(output.top1_agreement)
-    publish_form(servable, metrics)
+    metrics.forms.add(model, version, lambda: form(servable))
 
 
-def publish_form(servable: Servable, metrics: Metrics) -> None:
-    """Set the gauges that tell which form of the model answers, and where."""
-    model, version = servable.name, str(servable.version)
+def form(servable: Servable) -> Form:
+    """Which form of the model answers now, and where."""
     provenance = servable.provenance
-    fold = provenance.fold_report
-    for gauge in (metrics.provider_info, metrics.batchnorms, metrics.biases_stripped):
-        gauge.remove_by_labels({"model": model, "version": version})
-    metrics.provider_info.labels(model, version, provenance.requested_provider, servable.provider).set(1)
+    fold, fallback = provenance.fold_report, servable.fallback
     served = servable.variant is Variant.FOLDED
-    reason = servable.fallback.reason if servable.fallback else provenance.parity_report.verdict
-    fates = Counter(
-        (site.outcome, site.reason or "") if served else ("rejected", reason)
-        for site in fold.sites
-        if site.operator == BATCH_NORMALIZATION
+    reason = fallback.reason if fallback else provenance.parity_report.verdict
+    return Form(
+        requested_provider=provenance.requested_provider,
+        provider=servable.provider,
+        batchnorms=Counter(
+            (site.outcome, site.reason or "") if served else ("rejected", reason)
+            for site in fold.sites
+            if site.operator == BATCH_NORMALIZATION
+        ),
+        biases_stripped=len(fold.stripped_biases) if served else 0,
     )
-    for (outcome, why), count in fates.items():
-        metrics.batchnorms.labels(model, version, outcome, why).set(count)
-    metrics.biases_stripped.labels(model, version).set(len(fold.stripped_biases) if served else 0)
 
 
 def withdraw(model: str, version: int, metrics: Metrics) -> None:
     """Take back the gauges of a model version that serves no longer."""
+    metrics.forms.forget(model, str(version))
     for gauge in (
-        metrics.provider_info,
-        metrics.batchnorms,
-        metrics.biases_stripped,
         metrics.load_duration,
         metrics.parity_relative_l2,
         metrics.parity_scaled_max,

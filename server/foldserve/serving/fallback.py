@@ -1,14 +1,16 @@
-"""When parity breaks in service the unfolded model takes over, and nobody waits for it or notices.
+"""When parity breaks in service the unfolded model takes over, and nobody waits for it.
 
 The fold goes on answering until another session is open that has proven itself on the very inputs that broke
 parity; then one assignment swaps the two. What runs at that moment finishes where it began. Where that model
 breaks parity as well, it is the runtime's optimisation, and the next one has less of it; the last of them is
 what the reference itself runs on.
 
-Only then float64 is asked who was right: it takes its time. If the fold was, it answers again, for what the
-caller sent made the *original* inaccurate, on purpose perhaps; and for an hour float64 is asked first.
+Then float64 is asked who was right: it takes its time. If the fold was, it answers again, for what the caller
+sent made the *original* inaccurate, on purpose perhaps. It is asked first where nothing is left but a form
+that is much slower, and for an hour after it spoke for the fold.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +20,14 @@ from foldserve.errors import FoldserveError
 from foldserve.observability.logging import get_logger
 from foldserve.parity.breach import Breach
 from foldserve.parity.judge import Dispute, Float64Judge, settle
-from foldserve.parity.live_comparison import LiveComparison
+from foldserve.parity.live_comparison import compare, least_size, within
 from foldserve.parity.shadow import Shadow
 from foldserve.runtime.session import Session
 from foldserve.serving.ladder import LESS, Optimisation, Variant
 from foldserve.serving.opening import Opening, in_words
 from foldserve.serving.original import Original
 from foldserve.serving.original_record import ORIGINAL
-from foldserve.serving.reshaped import reshaped
+from foldserve.serving.reshaped import reshaped, reshaped_judge
 from foldserve.serving.servable import Fallback, Servable
 from foldserve.settings import ProviderChoice
 
@@ -34,6 +36,13 @@ PARITY_BREACH = "parity_breach"
 
 ASKED_FIRST_S = 3600.0
 """For so long, in seconds, after float64 said that the fold is right, it is asked before a swap."""
+
+ASKING_SHARE = 0.1
+"""Largest share of that time for asking: what callers send must not keep a core busy."""
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 300.0
+"""After an attempt that failed, in seconds; each pause is twice the one before."""
 
 log = get_logger()
 
@@ -54,105 +63,168 @@ class Rung:
     optimisation: Optimisation
 
 
-class TakeOver:
-    """Decides what becomes of one servable whose answers broke parity too often; for one thread."""
+@dataclass(frozen=True)
+class Replacement:
+    """A rung that answers rightly what broke parity, open."""
 
-    def __init__(self, servable: Servable, shadow: Shadow, original: Original, opening: Opening) -> None:
-        self.servable = servable
+    index: int
+    session: Session
+
+
+class TakeOver:
+    """Decides what becomes of one servable whose answers broke parity too often.
+
+    ``judging`` is held while float64 is asked: for one model at a time.
+    """
+
+    def __init__(
+        self,
+        servable: Servable,
+        shadow: Shadow,
+        original: Original,
+        opening: Opening,
+        judging: threading.Lock,
+    ) -> None:
+        self._servable = servable
         self._shadow = shadow
         self._original = original
         self._opening = opening
+        self._judging = judging
         self._rungs = rungs(servable)
         self._stands_on = -1
-        self._asked_first_until = 0.0
+        self._asked_first_until = self._ask_again_at = self._try_again_at = 0.0
+        self._pause_s = FIRST_PAUSE_S
+        self._deciding = threading.Lock()
         self._log = log.bind(model=servable.name, version=servable.version)
 
-    def __call__(self, breaches: Sequence[Breach]) -> bool:
-        """Swap to the unfolded model, or to one with less optimisation, and ask float64 about the fold.
-
-        Whatever comes of it, checks are counted anew afterwards, so that it can come to this again. True if
-        something was swapped.
-        """
-        is_fold = self.servable.fallback is None
-        try:
-            if not self._shadow.breaker.tripped:
-                return False  # somebody decided meanwhile to trust it again
-            if is_fold and time.monotonic() < self._asked_first_until and self._is_right(breaches):
-                return False
-            swapped = self._swap(breaches, first=0 if is_fold else self._stands_on + 1)
-            if swapped and is_fold and self._is_right(breaches):
-                self.servable.reset_fallback()
-            return swapped
-        finally:
-            self._shadow.reset()
-
-    def _swap(self, breaches: Sequence[Breach], first: int) -> bool:
-        """Let the first of the rungs from ``first`` on that answers rightly take over; whether one could."""
-        for index in range(first, len(self._rungs)):
-            rung, is_last = self._rungs[index], index == len(self._rungs) - 1
+    def __call__(self, breaches: Sequence[Breach]) -> None:
+        """Swap to the unfolded model, or to one with less optimisation, and ask float64 about the fold."""
+        with self._deciding:
             try:
-                session = self._opened(rung)
-                if not is_last and not self._answers_rightly(session, breaches):
-                    session.close()
-                    continue
+                is_to_be_asked = self._decide(breaches)
+            finally:
+                self._shadow.breaker.rearm()
+        if is_to_be_asked and self._is_right(breaches):
+            self._servable.reset_fallback()
+
+    def _decide(self, breaches: Sequence[Breach]) -> bool:
+        """Swap, or leave it as it is; True if float64 is to be asked afterwards."""
+        if not self._shadow.breaker.tripped:
+            return False  # somebody decided meanwhile to trust it again
+        is_fold, now = self._servable.fallback is None, time.monotonic()
+        is_asked_first = is_fold and now < self._asked_first_until
+        if now < (self._ask_again_at if is_asked_first else self._try_again_at):
+            return False
+        if is_asked_first and self._is_cleared(breaches):
+            return False
+        replacement = self._replacement(breaches, first=0 if is_fold else self._stands_on + 1)
+        if replacement is None:
+            self._try_again_at = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            return False
+        if is_fold and not is_asked_first and self._is_slower(replacement):
+            is_asked_first = True
+            if self._is_cleared(breaches):
+                replacement.session.close()
+                return False
+        return self._swap(replacement, breaches[-1]) and is_fold and not is_asked_first
+
+    def _is_cleared(self, breaches: Sequence[Breach]) -> bool:
+        """Whether float64 says that the fold was right, before anything is swapped."""
+        is_right = self._is_right(breaches)
+        if is_right:
+            self._shadow.reset()
+        return is_right
+
+    def _replacement(self, breaches: Sequence[Breach], first: int) -> Replacement | None:
+        """The first rung from ``first`` on that answers rightly; None where there is none."""
+        reason = "nothing has less optimisation"
+        for index in range(first, len(self._rungs)):
+            try:
+                session = self._opened(self._rungs[index])
+                if index == len(self._rungs) - 1 or self._answers_rightly(session, breaches):
+                    return Replacement(index, session)
+                session.close()
             except (FoldserveError, OSError) as error:
-                self._log.error("the unfolded model cannot be opened to take over", reason=str(error))
-                continue
-            fallback = Fallback(
-                since=breaches[-1].at_s,
-                reason=PARITY_BREACH,
-                evidence=breaches[-1].evidence,
-                runtime_optimisation=in_words(rung.optimisation),
-            )
-            if self.servable.fall_back(session, fallback):
-                self._stands_on = index
-                self._log.error(
-                    "parity broke in service: the unfolded model answers from now on",
-                    evidence=fallback.evidence,
-                    runtime_optimisation=fallback.runtime_optimisation,
-                    provider=session.provider,
-                )
-                return True
-            return False  # it is being unloaded
+                reason = str(error)
         self._log.error(
-            "parity broke in service, and nothing could take over", evidence=breaches[-1].evidence
+            "parity broke in service, and nothing can take over",
+            evidence=breaches[-1].evidence,
+            reason=reason,
         )
-        return False
+        return None
 
     def _opened(self, rung: Rung) -> Session:
         folder, _ = self._original.files()
-        threads = self.servable.provenance.tuning.layout.threads
+        threads = self._servable.provenance.tuning.layout.threads
         session = self._opening.open(folder / ORIGINAL, rung.provider, rung.optimisation, threads)
         return reshaped(session, self._opening.settings)
 
     def _answers_rightly(self, session: Session, breaches: Sequence[Breach]) -> bool:
         """Whether ``session`` answers all inputs that broke parity as the reference does."""
-        comparison = LiveComparison(self._shadow.comparison.budgets)
         for breach in breaches:
             names = list(breach.expected)
             answered = dict(zip(names, session.run(breach.sample.inputs, names), strict=True))
-            if comparison.of(breach.expected, answered).breaching:
+            budgets = self._shadow.comparison.budgets
+            if compare(breach.expected, answered, budgets, breach.sizes).breaching:
                 return False
+        return True
+
+    def _is_slower(self, replacement: Replacement) -> bool:
+        """Whether a rung lacks all optimisation, or the device, that the fold has."""
+        rung, provenance = self._rungs[replacement.index], self._servable.provenance
+        lost_all = rung.optimisation is Optimisation.OFF is not provenance.optimisation
+        return lost_all or rung.provider is not self._rungs[0].provider
+
+    def _swap(self, replacement: Replacement, breach: Breach) -> bool:
+        """Let it answer from now on; False if the model is being unloaded."""
+        fallback = Fallback(
+            since=breach.at_s,
+            reason=PARITY_BREACH,
+            evidence=breach.evidence,
+            runtime_optimisation=in_words(self._rungs[replacement.index].optimisation),
+        )
+        if not self._servable.fall_back(replacement.session, fallback):
+            replacement.session.close()
+            return False
+        self._stands_on = replacement.index
+        self._pause_s = FIRST_PAUSE_S
+        self._shadow.reset()
+        self._log.error(
+            "parity broke in service: the unfolded model answers from now on",
+            evidence=fallback.evidence,
+            runtime_optimisation=fallback.runtime_optimisation,
+            provider=replacement.session.provider,
+        )
         return True
 
     def _is_right(self, breaches: Sequence[Breach]) -> bool:
         """Whether float64 says that the fold was right."""
-        ruling, reason = self._ruling(breaches)
+        with self._judging:
+            started = time.monotonic()
+            try:
+                ruling, reason = self._ruling(breaches)
+            except (FoldserveError, OSError) as error:
+                ruling, reason = Ruling.UNDECIDED, str(error)
+            ended = time.monotonic()
         self._shadow.metrics.count_dispute(ruling)
         self._log.warning("float64 was asked about the breaches", ruling=ruling, reason=reason)
-        if ruling is Ruling.FOLD_RIGHT:
-            self._asked_first_until = time.monotonic() + ASKED_FIRST_S
-        return ruling is Ruling.FOLD_RIGHT
+        is_right = ruling is Ruling.FOLD_RIGHT
+        self._asked_first_until = ended + ASKED_FIRST_S if is_right else 0.0
+        self._ask_again_at = ended + (ended - started) / ASKING_SHARE
+        return is_right
 
     def _ruling(self, breaches: Sequence[Breach]) -> tuple[Ruling, str]:
-        if self.servable.provenance.variant is not Variant.FOLDED:
+        if self._servable.provenance.variant is not Variant.FOLDED:
             return Ruling.UNDECIDED, "it was the unfolded model that answered, optimised by the runtime"
-        names = [spec.name for spec in self.servable.outputs]
-        disputes = [
-            Dispute(breach.sample.inputs, breach.expected, breach.sample.outputs, breach.outputs)
-            for breach in breaches
-        ]
-        report = settle(Float64Judge(self._original.files()[0] / ORIGINAL), disputes, names)
+        budgets = self._shadow.comparison.budgets
+        judge = Float64Judge(self._original.files()[0] / ORIGINAL, in_background=True)
+        report = settle(
+            reshaped_judge(judge, self._opening.settings, self._servable.output_names),
+            [_dispute(breach) for breach in breaches],
+            self._servable.output_names,
+            lambda name, found: within(budgets[name], found),
+        )
         errors = ", ".join(
             f"'{output.output}': the original's error is {output.original_error:.2g}, the fold's "
             f"{output.candidate_error:.2g}"
@@ -163,6 +235,16 @@ class TakeOver:
         if report.failure or report.judged_probes < len(breaches):
             return Ruling.UNDECIDED, report.failure or "not all inputs could be judged"
         return Ruling.FOLD_RIGHT, errors
+
+
+def _dispute(breach: Breach) -> Dispute:
+    return Dispute(
+        breach.sample.inputs,
+        breach.expected,
+        breach.sample.outputs,
+        breach.outputs,
+        {name: least_size(breach.expected[name], size) for name, size in breach.sizes.items()},
+    )
 
 
 def rungs(servable: Servable) -> tuple[Rung, ...]:

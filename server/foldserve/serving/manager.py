@@ -139,7 +139,12 @@ class ModelManager(ModelTable):
 
     def reset_fallback(self, servable: Servable) -> bool:
         """Let a servable that fell back answer again as it was loaded; False if it does already."""
-        return self._shadowing.reset(servable)
+        return servable.reset_fallback()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether some model is being loaded, or runs for requests although it was to be closed."""
+        return self.loading or bool(self._drains)
 
     @property
     def loading(self) -> bool:
@@ -158,6 +163,10 @@ class ModelManager(ModelTable):
             return ""
         loading = [name for name, model in self._models.items() if model.awaited]
         return f"loading {', '.join(loading) or 'the repository'}"
+
+    def is_ready(self, name: str, version: str) -> bool:
+        """Whether a model serves and the server is not stopping; false for one that does not exist."""
+        return not self._draining and super().is_ready(name, version)
 
     def stop_accepting(self) -> None:
         """Report not ready from now on, and load nothing any more; requests are still answered."""

@@ -7,11 +7,14 @@ data.
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from foldserve.parity.judge import Judge
 from foldserve.runtime.session import Array, Provider, Session
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.settings import DeclaredTensor, ModelSettings
 
 Size = TypeVar("Size")
+Declared = Mapping[str, DeclaredTensor]
+"""Tensors whose shape is another one for callers, by name."""
 
 
 def keeps_rows(settings: ModelSettings) -> bool:
@@ -25,16 +28,20 @@ def keeps_rows(settings: ModelSettings) -> bool:
 
 def reshaped(session: Session, settings: ModelSettings) -> Session:
     """``session`` in the declared shapes; itself where none differs from the model's."""
-    differing = {
-        tensor.name: tensor for tensor in (*settings.inputs, *settings.outputs) if tensor.reshape is not None
-    }
+    differing = _differing(settings)
     return ReshapedSession(session, differing) if differing else session
+
+
+def reshaped_judge(judge: Judge, settings: ModelSettings, outputs: Sequence[str]) -> Judge:
+    """``judge`` of the model with these ``outputs``, in the declared shapes; itself where none differs."""
+    differing = _differing(settings)
+    return ReshapedJudge(judge, differing, outputs) if differing else judge
 
 
 class ReshapedSession:
     """Implements :class:`~foldserve.runtime.session.Session` over another, which it owns."""
 
-    def __init__(self, session: Session, declared: Mapping[str, DeclaredTensor]) -> None:
+    def __init__(self, session: Session, declared: Declared) -> None:
         self._session = session
         self._declared = declared
         self._inputs = tuple(self._offered(spec) for spec in session.inputs)
@@ -58,11 +65,8 @@ class ReshapedSession:
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
         """See :meth:`Session.run`."""
         names = list(outputs or (spec.name for spec in self._outputs))
-        feed = {name: self._to_model(name, array) for name, array in inputs.items()}
-        return [
-            self._to_caller(name, array)
-            for name, array in zip(names, self._session.run(feed, names), strict=True)
-        ]
+        answers = self._session.run(_to_model(self._declared, inputs), names)
+        return _to_caller(self._declared, names, answers)
 
     def close(self) -> None:
         """Close the other session."""
@@ -75,17 +79,43 @@ class ReshapedSession:
         sizes = [None] * len(tensor.reshape) if spec.shape is None else spec.shape
         return TensorSpec(spec.name, spec.dtype, tuple(_filled(tensor.shape, tensor.reshape, sizes)))
 
-    def _to_model(self, name: str, array: Array) -> Array:
-        tensor = self._declared.get(name)
-        if tensor is None or tensor.shape is None or tensor.reshape is None:
-            return array
-        return array.reshape(_filled(tensor.reshape, tensor.shape, array.shape))
 
-    def _to_caller(self, name: str, array: Array) -> Array:
-        tensor = self._declared.get(name)
-        if tensor is None or tensor.shape is None or tensor.reshape is None:
-            return array
-        return array.reshape(_filled(tensor.shape, tensor.reshape, array.shape))
+class ReshapedJudge:
+    """Implements :class:`~foldserve.parity.judge.Judge` over another."""
+
+    def __init__(self, judge: Judge, declared: Declared, outputs: Sequence[str]) -> None:
+        self._judge = judge
+        self._declared = declared
+        self._outputs = outputs
+
+    def truth(self, probe: Mapping[str, Array]) -> list[Array]:
+        """See :meth:`Judge.truth`."""
+        return _to_caller(self._declared, self._outputs, self._judge.truth(_to_model(self._declared, probe)))
+
+
+def _differing(settings: ModelSettings) -> Declared:
+    return {
+        tensor.name: tensor for tensor in (*settings.inputs, *settings.outputs) if tensor.reshape is not None
+    }
+
+
+def _to_model(declared: Declared, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: _in_shape(array, declared.get(name), of_caller=False) for name, array in inputs.items()}
+
+
+def _to_caller(declared: Declared, names: Sequence[str], outputs: Sequence[Array]) -> list[Array]:
+    return [
+        _in_shape(array, declared.get(name), of_caller=True)
+        for name, array in zip(names, outputs, strict=True)
+    ]
+
+
+def _in_shape(array: Array, tensor: DeclaredTensor | None, *, of_caller: bool) -> Array:
+    """A tensor as callers see it, or as the model does."""
+    if tensor is None or tensor.shape is None or tensor.reshape is None:
+        return array
+    there, here = (tensor.shape, tensor.reshape) if of_caller else (tensor.reshape, tensor.shape)
+    return array.reshape(_filled(there, here, array.shape))
 
 
 def _filled(wanted: Sequence[int], given: Sequence[int], sizes: Sequence[Size]) -> list[int | Size]:

@@ -177,9 +177,10 @@ class Servable:
             if was_active:
                 self._answer_with(self._session, self.provenance.variant)
             if self.shadow is not None:
-                self.shadow.reset()
                 self.shadow.metrics.end_fallback()
-            return was_active
+        if self.shadow is not None:
+            self.shadow.reset()
+        return was_active
 
     def _answer_with(self, session: Session, variant: Variant) -> None:
         self.metrics.answer_with(variant)

@@ -1,19 +1,17 @@
 """The shadows of a server's models: one worker for all, and the fallback when one finds too much."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from queue import SimpleQueue
 
 from foldserve.observability.logging import get_logger
 from foldserve.observability.metrics import Metrics
 from foldserve.observability.parity import ParityMetrics
-from foldserve.parity.breach import Breach
 from foldserve.parity.breach_folder import BreachFolder
 from foldserve.parity.live_comparison import budgets_in_service
 from foldserve.parity.shadow import Shadow
 from foldserve.parity.shadow_worker import ShadowWorker
-from foldserve.serving.facts import publish_form
 from foldserve.serving.fallback import TakeOver
 from foldserve.serving.opening import Opening
 from foldserve.serving.original import Original
@@ -43,9 +41,10 @@ class Shadowing:
         self._worker = ShadowWorker(settings.shadow_cpu_share)
         self._metrics = metrics
         metrics.parity.cpu_s = lambda: self._worker.cpu_s
-        # A thread of its own: sessions that the worker made would have threads of its low priority.
+        self._judging = threading.Lock()
+        # Not started by the worker: threads inherit its low priority, and so would those of their sessions.
         self._takeovers: SimpleQueue[Work | None] = SimpleQueue()
-        threading.Thread(target=self._run, name="fallback", daemon=True).start()
+        threading.Thread(target=self._run, name="fallbacks", daemon=True).start()
 
     def attach(self, servable: Servable, source: ModelVersion) -> None:
         """Have a servable's answers compared from now on, if its settings ask for it."""
@@ -64,32 +63,26 @@ class Shadowing:
             reference,
             self._worker,
             ParityMetrics(servable.name, str(servable.version), lambda: reference.weights_bytes),
-            on_trip=lambda breaches: self._takeovers.put(lambda: self._take_over(take_over, breaches)),
+            on_trip=lambda breaches: self._takeovers.put(lambda: take_over(breaches)),
             rows_are_independent=servable.most_rows is not None,
             breach_folder=self._breach_folder,
         )
-        take_over = TakeOver(servable, shadow, original, opening)
+        take_over = TakeOver(servable, shadow, original, opening, self._judging)
         self._metrics.parity.add(shadow.metrics)
 
-    def reset(self, servable: Servable) -> bool:
-        """Let a servable answer in the form that it was loaded in; False if it did already."""
-        was_active = servable.reset_fallback()
-        publish_form(servable, self._metrics)
-        return was_active
-
     def close(self) -> None:
-        """End both threads; what waits is left undone."""
+        """End the threads; what waits is left undone."""
         self._takeovers.put(None)
         self._worker.close(CLOSING_S)
 
     def _run(self) -> None:
         while (work := self._takeovers.get()) is not None:
-            try:
-                work()
-            except Exception:
-                log.exception("a fallback failed")
+            threading.Thread(target=_take_over, args=(work,), name="fallback", daemon=True).start()
             del work  # it knows the servable
 
-    def _take_over(self, take_over: TakeOver, breaches: Sequence[Breach]) -> None:
-        if take_over(breaches):
-            publish_form(take_over.servable, self._metrics)
+
+def _take_over(work: Work) -> None:
+    try:
+        work()
+    except Exception:
+        log.exception("a fallback failed")

@@ -1,7 +1,9 @@
 """The float64 truth, and who is nearer to it."""
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ml_dtypes
@@ -10,7 +12,7 @@ import onnx
 import pytest
 from foldserve.parity.float64_reference import evaluate
 from foldserve.parity.judge import Dispute, Float64Judge, JudgeFailed, settle
-from foldserve.parity.measures import distance
+from foldserve.parity.measures import Distance, Size, distance
 from foldserve.parity.probes import Probe
 from foldserve.runtime.session import Array
 from unit.parity import networks
@@ -160,6 +162,10 @@ def dispute(size: int = 1, *, original: float, candidate: float, names: tuple[st
     )
 
 
+def nothing_keeps(name: str, found: Distance) -> bool:
+    return False
+
+
 @pytest.mark.parametrize(
     ("original", "candidate", "acceptable"),
     [
@@ -176,7 +182,9 @@ def dispute(size: int = 1, *, original: float, candidate: float, names: tuple[st
 def test_up_to_two_and_a_half_times_the_originals_error_is_noise(
     original: float, candidate: float, acceptable: bool
 ) -> None:
-    report = settle(Oracle(np.ones(4)), [dispute(original=original, candidate=candidate)], ["y"])
+    report = settle(
+        Oracle(np.ones(4)), [dispute(original=original, candidate=candidate)], ["y"], nothing_keeps
+    )
     assert report.outputs[0].candidate_acceptable is acceptable
 
 
@@ -184,7 +192,7 @@ def test_one_bad_element_is_enough() -> None:
     reference, candidate = np.full(10_000, 1 + 1e-4), np.ones(10_000)
     candidate[0] = 1 + 1e-2
     one = Dispute({"x": np.ones(1)}, {"y": reference}, {"y": candidate}, frozenset({"y"}))
-    (judged,) = settle(Oracle(np.ones(10_000)), [one], ["y"]).outputs
+    (judged,) = settle(Oracle(np.ones(10_000)), [one], ["y"], nothing_keeps).outputs
     assert judged.candidate_error == pytest.approx(judged.original_error, rel=0.01)
     assert not judged.candidate_acceptable
 
@@ -192,7 +200,9 @@ def test_one_bad_element_is_enough() -> None:
 def test_every_disputed_probe_counts_the_smallest_first() -> None:
     oracle = Oracle(np.ones(4))
     sizes = (9, 2, 5)
-    report = settle(oracle, [dispute(size, original=1e-2, candidate=1e-3) for size in sizes], ["y"])
+    report = settle(
+        oracle, [dispute(size, original=1e-2, candidate=1e-3) for size in sizes], ["y"], nothing_keeps
+    )
     assert oracle.asked == [2, 5, 9]
     assert (report.breaching_probes, report.judged_probes, report.failure) == (3, 3, "")
     assert report.outputs[0].candidate_acceptable
@@ -205,7 +215,7 @@ def test_a_candidate_once_found_wrong_is_wrong() -> None:
         dispute(2, original=1e-2, candidate=1e-3),
         dispute(5, original=1e-3, candidate=1e-2),
     ]
-    report = settle(oracle, disputes, ["y"])
+    report = settle(oracle, disputes, ["y"], nothing_keeps)
     assert oracle.asked == [2, 5]
     assert not report.outputs[0].candidate_acceptable
     assert report.outputs[0].candidate_error == pytest.approx(1e-2, rel=1e-4)
@@ -213,7 +223,7 @@ def test_a_candidate_once_found_wrong_is_wrong() -> None:
 
 def test_a_judge_that_stops_early_says_why() -> None:
     disputes = [dispute(9, original=0, candidate=1), dispute(2, original=1e-2, candidate=1e-3)]
-    report = settle(Oracle(np.ones(4), answers=1), disputes, ["y"])
+    report = settle(Oracle(np.ones(4), answers=1), disputes, ["y"], nothing_keeps)
     assert (report.breaching_probes, report.judged_probes, report.failure) == (2, 1, "no time")
     assert report.outputs[0].candidate_acceptable
 
@@ -222,4 +232,53 @@ def test_only_outputs_in_dispute_are_judged() -> None:
     oracle = Oracle(np.ones(4), np.ones(4))
     both = dispute(original=1e-2, candidate=1e-3, names=("y", "z"))
     one = Dispute(both.probe, both.reference, both.candidate, frozenset({"z"}))
-    assert [output.output for output in settle(oracle, [one], ["y", "z"]).outputs] == ["z"]
+    assert [output.output for output in settle(oracle, [one], ["y", "z"], nothing_keeps).outputs] == ["z"]
+
+
+def test_whoever_is_within_the_budget_of_the_truth_is_right() -> None:
+    """Of a single number the original's error may be next to nothing by chance."""
+
+    def keeps(name: str, found: Distance) -> bool:
+        return found.relative_l2 <= 1e-2
+
+    lucky = dispute(original=0, candidate=1e-3)
+    assert settle(Oracle(np.ones(4)), [lucky], ["y"], keeps).outputs[0].candidate_acceptable
+    wrong = dispute(original=0, candidate=2e-2)
+    assert not settle(Oracle(np.ones(4)), [wrong], ["y"], keeps).outputs[0].candidate_acceptable
+
+
+def test_both_are_measured_by_the_least_size_of_the_dispute() -> None:
+    one = dispute(original=1e-3, candidate=2e-3)
+    larger = Dispute(one.probe, one.reference, one.candidate, one.outputs, {"y": Size(200.0, 100.0)})
+    (judged,) = settle(Oracle(np.ones(4)), [larger], ["y"], nothing_keeps).outputs
+    assert judged.original_error == pytest.approx(1e-5, rel=1e-3)
+    assert judged.candidate_error == pytest.approx(2e-5, rel=1e-3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone tells")
+def test_a_judge_in_the_background_has_the_lowest_priority_and_goes_first_and_with_its_parent(
+    tmp_path: Path,
+) -> None:
+    """A script in place of the evaluation looks at itself, and outlives nobody."""
+    (tmp_path / "parent.py").write_text(
+        """
+import os, subprocess, sys, time
+from foldserve.lifeline import lifeline
+with lifeline() as line:
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import os, time; from foldserve.lifeline import give_way; give_way();"
+         "print(os.getpid(), open('/proc/self/oom_score_adj').read(), flush=True); time.sleep(60)"],
+        env=os.environ | line.environment, pass_fds=line.pass_fds, stdout=subprocess.PIPE, text=True)
+    print(child.stdout.readline(), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    )
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "parent.py"], capture_output=True, text=True, check=False
+    )
+    child, first_to_go = map(int, ran.stdout.split())
+    assert first_to_go == 1000
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

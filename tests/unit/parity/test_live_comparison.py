@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from foldserve.parity.live_comparison import DIFFERING_SHARE, LiveComparison, budgets_in_service
+from foldserve.parity.live_comparison import (
+    DIFFERING_SHARE,
+    REMEMBERED,
+    LiveComparison,
+    budgets_in_service,
+)
+from foldserve.parity.live_comparison import compare as compare_by
+from foldserve.parity.measures import Size
 from foldserve.parity.report import OutputParity, ParityReport, ProbeSource, ProbesReport, Verdict
 from foldserve.runtime.session import Array
 from foldserve.settings import ParityBudget
@@ -51,6 +58,34 @@ def test_huge_answers_of_one_caller_hide_nothing() -> None:
     assert compare(comparison, right, right * np.float32(1.01))[0]
 
 
+def test_huge_answers_of_most_callers_hide_little() -> None:
+    comparison = fresh()
+    right = np.ones((1, 4), np.float32)
+    for _ in range(REMEMBERED):
+        assert not compare(comparison, right * np.float32(1e30), right * np.float32(1e30))[0]
+    assert not compare(comparison, right, right + np.float32(NOISE))[0]
+    assert compare(comparison, right, right * np.float32(1.02))[0]
+
+
+@pytest.mark.parametrize(
+    "empty", [np.zeros((0, 1), np.float32), np.full((1, 1), np.nan, np.float32), logit(0.0)]
+)
+def test_answers_without_a_size_do_not_make_noise_a_breach(empty: Array) -> None:
+    comparison = fresh()
+    for value in (1.0, -2.0, 0.5):
+        compare(comparison, logit(value), logit(value))
+    for _ in range(2):
+        compare(comparison, empty, empty)
+    assert not compare(comparison, logit(1e-4), logit(1e-4 + NOISE))[0]
+
+
+def test_sizes_of_another_time_can_be_given() -> None:
+    budgets = {"y": ParityBudget()}
+    near_zero = {"y": logit(1e-4)}, {"y": logit(1e-4 + NOISE)}
+    assert compare_by(*near_zero, budgets, {}).breaching
+    assert not compare_by(*near_zero, budgets, {"y": Size(1.0, 1.0)}).breaching
+
+
 def test_where_the_original_overflows_nothing_is_proven() -> None:
     reference = np.array([[1, np.inf, np.nan]], np.float32)
     assert compare(fresh(), reference, np.array([[1, 5, 6]], np.float32)) == (False, True)
@@ -68,8 +103,27 @@ def test_some_labels_may_differ_at_ties() -> None:
     few, many = labels.copy(), labels.copy()
     few.flat[: int(DIFFERING_SHARE * labels.size)] = 1
     many.flat[: int(3 * DIFFERING_SHARE * labels.size)] = 1
-    assert not compare(fresh(), labels, few)[0]
-    assert compare(fresh(), labels, many)[0]
+    comparison = fresh()
+    for _ in range(3):
+        assert not compare(comparison, labels, few)[0]
+    compare(comparison, labels, many)
+    assert compare(comparison, labels, many)[0]
+
+
+def test_one_label_that_differs_is_a_tie_and_many_are_none() -> None:
+    comparison = fresh()
+    right, wrong = np.array([[3]]), np.array([[5]])
+    found = [compare(comparison, right, wrong if index in {20, 40, 41} else right)[0] for index in range(50)]
+    assert [index for index, breach in enumerate(found) if breach] == [40, 41]
+
+
+def test_one_tie_is_forgotten_in_time() -> None:
+    comparison = fresh()
+    right, wrong = np.array([[3]]), np.array([[5]])
+    assert not compare(comparison, right, wrong)[0]
+    for _ in range(REMEMBERED):
+        assert not compare(comparison, right, right)[0]
+    assert not compare(comparison, right, wrong)[0]
 
 
 def test_shapes_and_types_must_be_the_same() -> None:

@@ -21,6 +21,10 @@ def _expected(*names: str) -> list[np.ndarray]:
     return reference.values(PROBE, names)
 
 
+def _of(probe: dict[str, np.ndarray], name: str) -> np.ndarray:
+    return Reference(MODEL, [name]).values(probe, [name])[0]
+
+
 def test_its_outputs_are_the_model_s_whatever_is_exposed() -> None:
     plain, exposing = Reference(MODEL), Reference(MODEL, ["n1", "n2"])
     assert [spec.name for spec in exposing.outputs] == [spec.name for spec in plain.outputs] == ["y"]
@@ -35,6 +39,44 @@ def test_a_run_for_the_values_inside_is_the_answer_too() -> None:
     np.testing.assert_array_equal(reference.run(PROBE)[0], Reference(MODEL).run(PROBE)[0])
     assert len(reference.seconds()) == 1
     assert inner.shape[1] == networks.CHANNELS
+
+
+def test_what_is_answered_ahead_is_not_computed_again() -> None:
+    runs: list[int] = []
+
+    class Counting:
+        """A session that notes how many outputs it was asked for."""
+
+        def __init__(self, session: Session) -> None:
+            self._session = session
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._session, name)
+
+        def run(self, inputs: dict[str, np.ndarray], outputs: list[str] | None = None) -> list[np.ndarray]:
+            runs.append(len(outputs or ()))
+            return self._session.run(inputs, outputs)
+
+    other = {"x": PROBE["x"] + 1}
+    refused = {"x": PROBE["x"][:, :1]}
+    reference = Reference(MODEL, ["n1", "n2"], lambda model: Counting(open_unoptimised(model)))  # type: ignore[arg-type,return-value]
+    reference.answer_ahead([PROBE, other, refused])
+    assert runs == [3, 1, 1]
+    found = reference.values(PROBE, ["n2"])
+    np.testing.assert_array_equal(found[0], _expected("n2")[0])
+    np.testing.assert_array_equal(reference.run(PROBE)[0], Reference(MODEL).run(PROBE)[0])
+    assert not reference.takes(refused)
+    assert runs == [3, 1, 1]
+    np.testing.assert_array_equal(reference.values(PROBE, ["n2"])[0], found[0])  # kept for one asker only
+    np.testing.assert_array_equal(reference.values(other, ["n1"])[0], _of(other, "n1"))
+    assert runs == [3, 1, 1, 2, 2]
+
+
+def test_what_was_fetched_ahead_does_not_hide_what_is_exposed_later() -> None:
+    reference = Reference(MODEL, ["n1"])
+    reference.answer_ahead([PROBE])
+    reference.expose(["n3"])
+    np.testing.assert_array_equal(reference.values(PROBE, ["n3"])[0], _expected("n3")[0])
 
 
 def test_others_can_be_exposed_later_and_answers_stay() -> None:

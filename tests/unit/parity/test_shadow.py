@@ -48,10 +48,13 @@ class Doubling:
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         self.open()
         assert self.gate.wait(30)
-        assert outputs == ["y"]
-        self.rows.append(len(inputs["x"]))
+        x = inputs["x"]
+        self.rows.append(len(x))
         self.answers += 1
-        return [np.multiply(inputs["x"], np.float32(2 + self.answers * self.drifts_by))]
+        with np.errstate(over="ignore"):
+            taps = [x.mean(axis=0), np.square(x).mean(axis=0)] if len(outputs) > 1 else []
+        assert outputs == ["y", *(self.statistics.outputs if self.statistics and taps else ())]
+        return [np.multiply(x, np.float32(2 + self.answers * self.drifts_by)), *taps]
 
     def rest(self) -> None:
         self.is_open = False
@@ -81,7 +84,7 @@ class Watched:
 
     def answer(self, factor: float = 2.0, rows: int = 1) -> None:
         x = np.ones((rows, 3), np.float32)
-        self.shadow.offer({"x": x}, [("y", x * np.float32(factor))], rows)
+        self.shadow.offer({"x": x}, [("y", x * np.float32(factor))], rows, self.shadow.generation)
 
     def settled(self) -> dict[str, int]:
         """The checks so far, once nothing waits."""
@@ -185,7 +188,7 @@ def test_the_worst_row_is_the_evidence(watch: Watch) -> None:
     x = np.arange(12, dtype=np.float32).reshape(4, 3)
     y = 2 * x
     y[2, 1] += 1
-    watched.shadow.offer({"x": x}, [("y", y)], 4)
+    watched.shadow.offer({"x": x}, [("y", y)], 4, watched.shadow.generation)
     assert watched.settled() == {"ok": 1, "breach": 1}
     ((breach,),) = watched.trips
     np.testing.assert_array_equal(breach.sample.inputs["x"], x[2:3])
@@ -246,6 +249,7 @@ def test_a_model_that_does_not_repeat_itself_is_not_blamed(watch: Watch) -> None
     for _ in range(4):
         watched.answer()
     assert watched.settled() == {"error": 4}
+    assert watched.reference.answers == 2  # once it is known, nothing is run in vain
     assert "answers differently each time" in watched.shadow.report().reference_failure
 
 
@@ -255,10 +259,26 @@ def test_a_reset_does_not_wait_and_what_was_answered_before_counts_no_more(watch
     watched.settled()
     watched.reference.gate.clear()
     watched.answer(factor=5)
+    generation = watched.shadow.generation
     watched.shadow.reset()
+    x = np.ones((1, 3), np.float32)
+    watched.shadow.offer({"x": x}, [("y", 5 * x)], 1, generation)  # it ran on what answered before
     watched.reference.gate.set()
-    assert watched.settled() == {"ok": 1, "breach": 1}
+    assert watched.settled() == {"ok": 1, "breach": 2}
     assert (watched.trips, watched.shadow.breaker.checks) == ([], 0)
+
+
+@pytest.mark.parametrize(("scale", "found"), [(1.0, "breach"), (1e30, "inconclusive")])
+def test_where_the_original_overflows_inside_nothing_is_proven(
+    watch: Watch, scale: float, found: str
+) -> None:
+    """A sigmoid or an arg-max behind it hides it from the outputs; what its BatchNorms read does not."""
+    watched = watch()
+    ones = np.ones(3)
+    watched.reference.statistics = Statistics(("norm",), (3,), 0 * ones, ones, 0 * ones)
+    x = np.full((1, 3), scale, np.float32)
+    watched.shadow.offer({"x": x}, [("y", 3 * x)], 1, 0)
+    assert watched.settled() == {found: 1}
 
 
 def test_a_trip_is_told_even_if_the_input_cannot_be_kept(watch: Watch, tmp_path: Path) -> None:
@@ -313,7 +333,7 @@ def test_samples_are_let_go_of(watch: Watch) -> None:
     watched = watch(breaches=1)
     x = np.ones((1, 3), np.float32)
     gone = weakref.ref(x)
-    watched.shadow.offer({"x": x}, [("y", x * np.float32(3))], 1)
+    watched.shadow.offer({"x": x}, [("y", x * np.float32(3))], 1, 0)
     del x
     watched.settled()
     watched.trips.clear()
