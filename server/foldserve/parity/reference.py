@@ -47,7 +47,7 @@ class Reference(RememberingSession):
         super().__init__(session)
         self._plain: Session | None = None
         self._fetched: tuple[Probe, dict[str, Array]] | None = None
-        """Values inside that nobody has asked for yet."""
+        """What was fetched ahead, until somebody asks for it."""
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -59,30 +59,27 @@ class Reference(RememberingSession):
 
         Another choice than before opens the model again.
         """
-        with self._computing:
-            if not {spec.name for spec in self._session.outputs}.issuperset(names):
+        if not {spec.name for spec in self._session.outputs}.issuperset(names):
+            with self._computing:
                 session = self._open_model(exposed(self.model, names))
                 self._session.close()
                 self._session = session
-            specs = {spec.name: spec for spec in self._session.outputs}
+        specs = {spec.name: spec for spec in self._session.outputs}
         return {name: specs[name] for name in names}
 
-    def answer_ahead(self, probes: Sequence[Probe]) -> None:
-        """Answer ``probes`` before anybody asks; the first with the values inside, for the first who does."""
+    def fetch_ahead(self, probe: Probe) -> None:
+        """Answer ``probe`` with all exposed values, which the first who asks for them need not wait for."""
         with self._computing, suppress(ExecutionFailed):
-            if probes and id(probes[0]) not in self._answers and self._held(probes[0]) <= LARGEST_FETCH_BYTES:
-                names = [spec.name for spec in self._session.outputs]
-                self._fetched = probes[0], self._fetch(probes[0], names)
-        for probe in probes:
-            self.takes(probe)
+            if self._held(probe) <= LARGEST_FETCH_BYTES:
+                self._fetched = probe, self._fetch(probe, [spec.name for spec in self._session.outputs])
 
     def values(self, probe: Probe, names: Sequence[str]) -> list[Array]:
         """Exposed values, in the order of ``names``; raises ExecutionFailed."""
-        with self._computing:
-            ahead, found = self._fetched or (None, {})
-            if ahead is probe and found.keys() >= set(names):
-                self._fetched = None
-            else:
+        ahead, found = self._fetched or (None, {})
+        if ahead is probe and found.keys() >= set(names):
+            self._fetched = None
+        else:
+            with self._computing:
                 found = self._fetch(probe, names)
         return [found[name] for name in names]
 

@@ -97,6 +97,7 @@ def prepare(
         provider, provider_seconds = _fastest_provider(folded[0], probes, opening)
         best = _fastest(folded, probes, provider, opening)
         write_ahead(best.model)
+        beside.submit(lambda: [asked.result()[0].takes(probe) for probe in probes().probes])
         choice = choose(opening.name, best, build, proof, open_model)
         with closing(choice.session), closing(asked.result()[0]) as reference:
             return _found_out(choice, probes().probes, reference, provider_seconds)
@@ -148,9 +149,9 @@ def _reference(
 
     inner = {original for form in folded for original, _ in form.pairs}
     reference = Reference(original, inner, open_model)
-    if samples is not None:
-        return reference, load_samples(samples, reference.inputs)
-    return reference, synthetic_probes(reference)
+    probes = synthetic_probes(reference) if samples is None else load_samples(samples, reference.inputs)
+    reference.fetch_ahead(probes.probes[0])
+    return reference, probes
 
 
 def _fastest_provider(
