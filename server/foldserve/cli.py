@@ -100,8 +100,8 @@ def serve(chosen: Effective[ServerSettings]) -> None:
         tempfile.tempdir = scratch
         with Server(settings) as server:
             stop.wait()
-    if server.loading:
-        os._exit(0)  # Python would wait for threads that load models nobody will use
+    if server.unfinished:
+        os._exit(0)  # Python would wait for threads that load or run what nobody will use
 
 
 def config(chosen: Effective[ServerSettings], *, json: Json = False) -> None:

@@ -32,10 +32,11 @@ PANELS = {
         "max_streams",
         "max_stream_requests",
         "max_message_bytes",
+        "max_connection_age_s",
         "import_timeout_s",
         "import_memory_bytes",
-        "drain_timeout_s",
     ),
+    "Shutdown": ("not_ready_delay_s", "drain_timeout_s"),
     "Cache": ("cache_dir", "cache_max_bytes"),
     "Logs and traces": ("log_format", "log_level", "trace_file", "otlp_endpoint", "otlp_sample_rate"),
 }

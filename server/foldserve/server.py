@@ -59,9 +59,9 @@ class Server:
         return self._http.port
 
     @property
-    def loading(self) -> bool:
-        """Whether a model is still being loaded."""
-        return self._manager.loading
+    def unfinished(self) -> bool:
+        """Whether threads load or run a model still, for which Python would wait."""
+        return self._manager.unfinished
 
     def not_ready(self) -> str:
         """Why the server is not ready; empty when it is."""
@@ -77,12 +77,16 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Not ready → no new requests → drain → close the models → close the ports, all by one deadline."""
-        log.info("stopping", drain_timeout_s=self._settings.drain_timeout_s)
-        deadline = time.monotonic() + self._settings.drain_timeout_s
+        """Not ready → delay → no new requests → drain, by a deadline → close the models → close the ports."""
+        delay_s, drain_s = self._settings.not_ready_delay_s, self._settings.drain_timeout_s
+        log.info("stopping: not ready", not_ready_delay_s=delay_s)
         self._controller.stop()
         self._manager.stop_accepting()
-        self._grpc.stop(self._settings.drain_timeout_s)
+        self._grpc.leave()
+        time.sleep(delay_s)
+        log.info("draining: no new requests", drain_timeout_s=drain_s)
+        deadline = time.monotonic() + drain_s
+        self._grpc.stop(drain_s)
         self._manager.close(deadline)
         self._running.close()
         if self._spans is not None:

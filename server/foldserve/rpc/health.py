@@ -24,6 +24,7 @@ class Health(health.HealthServicer):
         )
         self._watchers: set[SendResponse] = set()
         self._watchers_lock = threading.Lock()
+        self._is_over = False
 
     def Watch(
         self,
@@ -36,17 +37,25 @@ class Health(health.HealthServicer):
         watcher: SendResponse = send_response_callback
         with self._watchers_lock:
             self._watchers.add(watcher)
+            is_over = self._is_over
         context.add_callback(lambda: self._forget(watcher))
-        return super().Watch(request, context, send_response_callback)
+        answer = super().Watch(request, context, send_response_callback)
+        if is_over:
+            watcher(None)
+        return answer
 
     def tell(self, name: str, serving: bool) -> None:
         """Set the status of the server (empty name), a service or a model."""
         self.set(name, HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
 
     def leave(self) -> None:
-        """Tell every watcher that nothing serves any more, and end its stream."""
+        """Tell whoever asks or watches that nothing serves any more; from now on nothing changes that."""
         self.enter_graceful_shutdown()
+
+    def end_watches(self) -> None:
+        """End the stream of every watcher, and of those whose call is only about to begin."""
         with self._watchers_lock:
+            self._is_over = True
             watchers = list(self._watchers)
         for watcher in watchers:
             watcher(None)

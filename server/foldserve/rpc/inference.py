@@ -9,7 +9,7 @@ from typing import Any
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 
-from foldserve.errors import QueueFull, RequestCancelled
+from foldserve.errors import FoldserveError, ModelNotReady, RequestCancelled
 from foldserve.observability.inference import StageSeconds
 from foldserve.observability.spans import Answered
 from foldserve.observability.tracing import Tracer
@@ -31,6 +31,9 @@ Start = Callable[[pb.ModelInferRequest, float, float | None, Callable[[], bool],
 DECODERS = 2
 """Threads that decode what takes long; one long decoding must not hold up all others."""
 
+QUIET_S, REFUSING_S = 0.02, 0.25
+"""A stopping server refuses requests until none has come for so long, at most for so long, in seconds."""
+
 FOREVER_S = 1e9
 """A call without a deadline has one that is centuries away."""
 
@@ -47,6 +50,8 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         self._shared_memory = shared_memory
         self._tracer = tracer
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+        self._is_stopping = False
+        self._refused = 0
 
     @deferred
     def ModelInfer(
@@ -63,9 +68,24 @@ class InferenceMethods(service.GRPCInferenceServiceServicer):
         else:
             start(later=when_idle())
 
-    def refusal(self) -> QueueFull | None:
+    def refusal(self) -> FoldserveError | None:
         """Why no inference would be taken now, whatever it asks for; None if one might be."""
+        if self._is_stopping:
+            self._refused += 1
+            return ModelNotReady("the server is stopping; send this to another one")
         return self._data_plane.refusal()
+
+    def refuse_those_that_come(self) -> None:
+        """Take no request any more; return once callers have stopped sending, or would not for long.
+
+        gRPC tells a call that meets its own end CANCELLED, which nobody repeats elsewhere; UNAVAILABLE is.
+        """
+        self._is_stopping = True
+        before = -1
+        give_up = time.monotonic() + REFUSING_S
+        while self._refused != before and time.monotonic() < give_up:
+            before = self._refused
+            time.sleep(QUIET_S)
 
     def start(
         self,

@@ -76,6 +76,16 @@ def reading_server(
     return ReadingServer(pool, (), (), options, most_calls, None, False)
 
 
+def dismiss(server: grpc.Server, text: str) -> None:
+    """End whatever deferred call of ``server`` is not answered, UNAVAILABLE; its answer then goes nowhere."""
+    state = getattr(server, "_state", None)
+    if HAS_PARTS and state is not None:
+        with state.lock:
+            calls = [call for call in state.rpc_states if isinstance(call, _Call)]
+        for call in calls:
+            call.end(cygrpc.StatusCode.unavailable, text.encode())
+
+
 def _start(state: Any) -> None:
     """What ``grpc._server._start`` does, with a reader of ours."""
     with state.lock:

@@ -16,7 +16,7 @@ from foldserve.rpc.counted import counted
 from foldserve.rpc.fold import FoldServicer
 from foldserve.rpc.health import Health
 from foldserve.rpc.outcome import Outcomes
-from foldserve.rpc.reader import reading_server
+from foldserve.rpc.reader import dismiss, reading_server
 from foldserve.rpc.reflection import reflection_pool
 from foldserve.rpc.servicer import InferenceServicer
 from foldserve.serving.manager import ModelManager
@@ -27,6 +27,10 @@ INFERENCE_SERVICE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceS
 FOLD_SERVICE = fold_service_pb2.DESCRIPTOR.services_by_name["FoldService"].full_name
 RESERVED_FOR_WATCHES = 64
 """Streams of health watchers hold no thread, but gRPC counts them."""
+
+STOPPING = "the server stops, and its drain time-out has passed; send this to another one"
+LAST_WORDS_S = 1.0
+"""Time to say so; then gRPC cancels what is left."""
 
 SERVER_HEALTH = ("", INFERENCE_SERVICE)
 """Health names that stand for the server as a whole; every other name is a model's."""
@@ -53,6 +57,7 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.so_reuseport", 0),
+                *_connection_age(settings.max_connection_age_s),
             ],
         )
         self._inference = InferenceServicer(settings, manager, controller, metrics.requests, outcomes)
@@ -76,12 +81,21 @@ class GrpcServer:
         """Tell health whether a model serves."""
         self._health.tell(model, ready)
 
-    def stop(self, grace_s: float) -> None:
-        """Refuse new RPCs, let the running ones finish for ``grace_s`` seconds, then cancel them."""
+    def leave(self) -> None:
+        """Tell health that nothing serves any more; RPCs are taken and answered as before."""
         self._health.leave()
-        stopped = self._server.stop(grace_s)
+
+    def stop(self, grace_s: float) -> None:
+        """Refuse new RPCs, let the running ones finish for ``grace_s`` seconds, then end them UNAVAILABLE."""
+        self._health.leave()
+        self._inference.refuse_those_that_come()
+        stopped = self._server.stop(grace_s + LAST_WORDS_S)
+        self._health.end_watches()
         self._inference.stop_streams()
-        stopped.wait()
+        if not stopped.wait(grace_s):
+            self._inference.abandon_streams()
+            dismiss(self._server, STOPPING)
+            stopped.wait()
 
     def __enter__(self) -> Self:
         self.set_ready(False)
@@ -91,7 +105,7 @@ class GrpcServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop(0)
+        self._server.stop(0).wait()
 
     def _listen(self, settings: ServerSettings) -> int:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -103,6 +117,11 @@ class GrpcServer:
                 f"gRPC cannot listen on {address}: {_why_not(settings) or error}; mend --host, or take "
                 f"another port: --grpc-port 0 picks a free one"
             ) from None
+
+
+def _connection_age(most_s: float | None) -> list[tuple[str, int]]:
+    """When callers are told to connect anew, in gRPC's options; their calls in flight finish."""
+    return [] if most_s is None else [("grpc.max_connection_age_ms", round(1000 * most_s))]
 
 
 def _why_not(settings: ServerSettings) -> str:

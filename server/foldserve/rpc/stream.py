@@ -122,7 +122,13 @@ class StreamMethods(service.GRPCInferenceServiceServicer):
         with self._streams_lock:
             self._streams_stop = True
             for stream in self._streams:
-                threading.Thread(target=stream.finish, name="stream-finish", daemon=True).start()
+                _finish(stream)
+
+    def abandon_streams(self) -> None:
+        """End every stream now, whatever of it is not answered."""
+        with self._streams_lock:
+            for stream in self._streams:
+                stream.abandon()
 
     def _start_request(
         self,
@@ -137,6 +143,8 @@ class StreamMethods(service.GRPCInferenceServiceServicer):
             if len(self._streams) >= self._max_streams:
                 return False
             self._streams.add(stream)
+            if self._streams_stop:  # its call had come before the server stopped, and its turn only now
+                _finish(stream)
         return True
 
     def _refuse(self, _request: None, _context: grpc.ServicerContext) -> None:
@@ -144,6 +152,10 @@ class StreamMethods(service.GRPCInferenceServiceServicer):
             f"{self._max_streams} streams are open, the most that this server takes (--max-streams); "
             f"close one, or send single requests"
         )
+
+
+def _finish(stream: Stream) -> None:
+    threading.Thread(target=stream.finish, name="stream-finish", daemon=True).start()
 
 
 def _response(request: pb.ModelInferRequest, outcome: Outcome) -> pb.ModelStreamInferResponse:

@@ -52,6 +52,9 @@ class ServerSettings(ModelDefaults):
     max_message_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=2**31 - 1)
     """Largest gRPC message accepted or sent, in bytes."""
 
+    max_connection_age_s: float | None = Field(default=None, ge=1)
+    """Age at which callers are told to connect anew, in seconds, so that they spread; unset: never."""
+
     import_timeout_s: float = Field(default=600.0, gt=0)
     """Longest a ``.pt2`` import may take, in seconds."""
 
@@ -75,6 +78,9 @@ class ServerSettings(ModelDefaults):
 
     breach_max_bytes: int = Field(default=256 * 1024**2, ge=0)
     """Most bytes that these files may take together."""
+
+    not_ready_delay_s: float = Field(default=0.0, ge=0)
+    """Time at shutdown between telling balancers "not ready" and refusing requests, in seconds."""
 
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """Longest that requests in flight may take to finish at shutdown, in seconds."""

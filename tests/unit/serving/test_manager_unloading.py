@@ -148,7 +148,8 @@ def test_a_stopping_server_loads_nothing_and_drains_everything(managed: Managed)
     managed.update()
     managed.manager.stop_accepting()
     assert managed.manager.not_ready() == "the server is stopping"
-    assert managed.manager.is_ready("plus", "")
+    assert not managed.manager.is_ready("plus", "")
+    assert managed.manager.ready_models() == ["plus"]
     with pytest.raises(ModelNotReady, match="stopping"):
         managed.update("minus")
     managed.manager.close(deadline=time.monotonic() + LONG_S)

@@ -1,0 +1,54 @@
+"""Watchers at the end of a server; what they see before that is an integration test's."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from foldserve.rpc.health import Health
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture
+def health() -> Health:
+    health = Health()
+    health.tell("", True)
+    return health
+
+
+@pytest.fixture
+def stub(health: Health) -> Iterator[Any]:
+    server = grpc.server(ThreadPoolExecutor(2))
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield health_pb2_grpc.HealthStub(channel)
+    server.stop(0).wait()
+
+
+def test_whoever_watches_is_told_first_and_let_go_later(health: Health, stub: Any) -> None:
+    watch = stub.Watch(health_pb2.HealthCheckRequest())
+    assert next(watch).status == SERVING
+    health.leave()
+    assert next(watch).status == NOT_SERVING
+    assert watch.is_active()
+    health.end_watches()
+    assert list(watch) == []
+
+
+def test_whoever_watches_too_late_is_told_and_let_go_at_once(health: Health, stub: Any) -> None:
+    """A watch that nobody ends would keep a stopping server waiting."""
+    health.leave()
+    health.end_watches()
+    watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=30)
+    assert [answer.status for answer in watch] == [NOT_SERVING]
+
+
+def test_nothing_serves_again_after_the_server_has_left(health: Health, stub: Any) -> None:
+    health.leave()
+    health.tell("", True)
+    assert stub.Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING
