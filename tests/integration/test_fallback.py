@@ -1,6 +1,8 @@
 """Who takes over when parity breaks in service, and who was right."""
 
+import threading
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from foldserve.errors import InvalidModel
+from foldserve.parity.judge import Float64Judge
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.server import Server
+from foldserve.serving import fallback
 from foldserve.serving.ladder import Optimisation
 from foldserve.serving.opening import Opening
 from foldserve.serving.original import Original
@@ -61,6 +65,21 @@ def padded_then_pooled() -> ir.Model:
         ("BatchNormalization", [1.5 * one, 0 * one, 0 * one, one], {}),
         ("Pad", [np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)], {}),
         ("MaxPool", [], {"kernel_shape": [3, 3], "strides": [2, 2]}),  # type: ignore[dict-item]  # ints
+    )
+
+
+def disputes(server: Server, verdict: str) -> float:
+    return scraped(server).get(of_net("foldserve_parity_disputes_total", verdict=verdict), 0)
+
+
+def sensitive() -> ir.Model:
+    """A bias that the mean takes away again: what is left of a small input in float32 is mostly rounding."""
+    one = np.ones(4, np.float32)
+    weight = np.random.default_rng(1).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    return chain(
+        ["batch", 3, 8, 8],
+        ("Conv", [weight, 20 * one], {}),
+        ("BatchNormalization", [one, 0 * one, 20 * one, one], {}),
     )
 
 
@@ -119,34 +138,21 @@ def test_a_fallback_that_breaks_parity_gives_way_to_one_with_less_optimisation(t
         np.testing.assert_allclose(client.infer("net", POSITIVE)["y"], right, rtol=1e-4)
 
 
-def test_where_the_original_is_inaccurate_the_fold_answers_again(tmp_path: Path) -> None:
-    """A bias that the mean takes away again: what is left of a small input in float32 is mostly rounding."""
-    one = np.ones(4, np.float32)
-    weight = np.random.default_rng(1).normal(size=(4, 3, 3, 3)).astype(np.float32)
-    model = chain(
-        ["batch", 3, 8, 8],
-        ("Conv", [weight, 20 * one], {}),
-        ("BatchNormalization", [one, 0 * one, 20 * one, one], {}),
-    )
-    add_model(tmp_path / "repository", "net", model)
+def test_where_the_original_is_inaccurate_the_fold_answers_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    add_model(tmp_path / "repository", "net", sensitive())
     with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
-        server, client = pair
+        server, _ = pair
         own = servable(server, "net")
         assert own.variant == "folded"
+        # Optimised, the runtime folds as well; this is one that does not.
+        monkeypatch.setattr(Opening, "open", lambda *_: in_session(sensitive()))
         caller = Caller(pair, "net", POSITIVE * np.float32(1e-3))
-        fold_right = of_net("foldserve_parity_disputes_total", verdict="fold_right")
-        caller.until(lambda: scraped(server).get(fold_right), "float64 is asked")
+        caller.until(lambda: disputes(server, "fold_right"), "float64 is asked")
         until(lambda: own.fallback is None, "the fold answers again")
         assert own.variant == "folded"
-        so_far = client.parity("net").live.checks["breach"]
-        caller.until(lambda: client.parity("net").live.checks["breach"] >= so_far + 6, "it is so again")
-        caller.until(
-            lambda: scraped(server)[fold_right] >= 2, "float64 is asked again, before anything is swapped"
-        )
-        assert own.fallback is None
         assert scraped(server)[of_net("foldserve_fallback_total", reason="parity_breach")] == 1
-        plant(server, "net", scaled(model, 1.02))
-        caller.until(lambda: own.fallback, "a fold that is wrong gives way at once, for all that")
 
 
 def test_a_takeover_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, digits: Any) -> None:
@@ -211,6 +217,103 @@ def test_a_form_that_does_not_answer_rightly_is_passed_over(
         assert own.fallback.runtime_optimisation == "without Pad_Fusion"
 
 
+def test_where_only_the_slow_form_is_left_float64_is_asked_before_anything_is_swapped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The optimised forms of the original answer as the fold does."""
+    monkeypatch.setattr(fallback, "ASKING_SHARE", 1.0)
+    add_model(tmp_path / "repository", "net", sensitive())
+    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+        server, client = pair
+        own = servable(server, "net")
+        caller = Caller(pair, "net", POSITIVE * np.float32(1e-3))
+        caller.until(lambda: disputes(server, "fold_right"), "float64 is asked")
+        assert own.fallback is None
+        so_far = client.parity("net").live.checks["breach"]
+        caller.until(lambda: client.parity("net").live.checks["breach"] >= so_far + 6, "it is so again")
+        caller.until(lambda: disputes(server, "fold_right") >= 2, "float64 is asked again")
+        assert own.fallback is None
+        assert of_net("foldserve_fallback_total", reason="parity_breach") not in scraped(server)
+        plant(server, "net", scaled(sensitive(), 1.02))
+        caller.until(lambda: own.fallback, "a fold that is wrong gives way, for all that")
+
+
+def test_where_nobody_can_say_the_unfolded_model_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
+    add_model(tmp_path / "repository", "net", model)
+    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+        server, _ = pair
+        monkeypatch.setattr(Float64Judge, "__init__", partialmethod(Float64Judge.__init__, time_limit_s=0.01))
+        plant(server, "net", scaled(model, 1.02))
+        caller = Caller(pair, "net", POSITIVE)
+        caller.until(lambda: disputes(server, "undecided"), "float64 is asked")
+        assert servable(server, "net").fallback is not None
+
+
+def test_a_ruling_that_fails_leaves_the_unfolded_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
+    add_model(tmp_path / "repository", "net", model)
+    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+        server, _ = pair
+
+        def no_processes(*_: Any, **__: Any) -> None:
+            raise OSError("cannot fork: no memory")
+
+        monkeypatch.setattr(Float64Judge, "truth", no_processes)
+        plant(server, "net", scaled(model, 1.02))
+        caller = Caller(pair, "net", POSITIVE)
+        caller.until(lambda: disputes(server, "undecided"), "float64 is asked")
+        assert servable(server, "net").fallback is not None
+        assert (
+            scraped(server)[of_net("foldserve_batchnorms", outcome="rejected", reason="parity_breach")] == 1
+        )
+
+
+def test_the_judge_knows_the_shapes_that_callers_see(tmp_path: Path) -> None:
+    """Triton's reshape: callers send flat images to a model that takes them with their axes."""
+    model = sensitive()
+    add_model(tmp_path / "repository", "net", model)
+    (tmp_path / "repository" / "net" / "config.pbtxt").write_text(
+        """max_batch_size: 8
+        input { name: "x" data_type: TYPE_FP32 dims: [192] reshape { shape: [3, 8, 8] } }
+        output { name: "y" data_type: TYPE_FP32 dims: [4, 6, 6] }"""
+    )
+    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+        server, _ = pair
+        caller = Caller(pair, "net", (POSITIVE * np.float32(1e-3)).reshape(1, 192))
+        caller.until(lambda: disputes(server, "fold_right"), "float64 is asked")
+        until(lambda: servable(server, "net").fallback is None, "the fold answers again")
+
+
+def test_two_models_that_break_do_not_wait_for_each_others_ruling(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
+    for name in ("net", "other"):
+        add_model(tmp_path / "repository", name, model)
+    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+        server, _ = pair
+        may_judge = threading.Event()
+        truth = Float64Judge.truth
+
+        def later(self: Float64Judge, probe: Any) -> Any:
+            assert may_judge.wait(60)
+            return truth(self, probe)
+
+        monkeypatch.setattr(Float64Judge, "truth", later)
+        for name in ("net", "other"):
+            plant(server, name, scaled(model, 1.02))
+            own = servable(server, name)
+            Caller(pair, name, POSITIVE).until(lambda own=own: own.fallback, "it falls back")  # type: ignore[misc]  # mypy knows no default of a lambda
+        assert disputes(server, "fold_wrong") == 0
+        may_judge.set()
+        until(lambda: disputes(server, "fold_wrong"), "both are ruled on in the end")
+
+
 def test_what_is_told_of_the_fold_follows_the_fallback_and_the_reset(digits: Any) -> None:
     with watching() as (server, client):
         image = digits[0][:1]
@@ -222,7 +325,8 @@ def test_what_is_told_of_the_fold_follows_the_fallback_and_the_reset(digits: Any
         caller.until(lambda: scraped(server).get(rejected) == 4, "it is told")
         assert folded not in scraped(server)
         assert scraped(server)[of_digits("foldserve_biases_stripped")] == 0
-        assert scraped(server)[of_digits("foldserve_parity_disputes_total", verdict="fold_wrong")] == 1
+        fold_wrong = of_digits("foldserve_parity_disputes_total", verdict="fold_wrong")
+        until(lambda: scraped(server).get(fold_wrong) == 1, "float64 was asked")
         client.reset_fallback("digits")
         assert scraped(server)[folded] == 4
         assert rejected not in scraped(server)

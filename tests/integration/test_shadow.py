@@ -128,7 +128,7 @@ def test_a_reset_brings_the_fold_back(watched: Server, client: Client, digits: D
         return client.parity("digits").HasField("fallback")
 
     until(has_fallen_back, "the unfolded model takes over")
-    with grpc.insecure_channel(f"127.0.0.1:{watched.grpc_port}") as channel:
+    with grpc.insecure_channel(watched.management_address) as channel:
         stub = FoldServiceStub(channel)
         response = stub.ResetFallback(pb.ResetFallbackRequest(name="digits"))
         assert (response.was_active, response.variant) == (True, "folded")
@@ -256,6 +256,7 @@ def test_drift_of_the_inputs_is_scored_window_by_window(digits: Digits) -> None:
         assert not client.drift("digits").drift.HasField("overall")
         assert not [name for name, _ in scraped(server) if name == "foldserve_drift_overall"]
         ask(1, images[:1])  # the first check is of one row, whatever comes
+        until(lambda: client.parity("digits").live.checks["ok"] == 1, "it ends")
         ask(1, images[:320])
         like_training = client.drift("digits").drift
         assert (like_training.windows, like_training.rows, len(like_training.layers)) == (5, 321, 4)

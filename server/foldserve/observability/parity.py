@@ -118,7 +118,7 @@ class ParityMetrics:
             self.fallback_active = False
 
     def count_dispute(self, verdict: str) -> None:
-        """Count what float64 said about breaches that made the unfolded model take over."""
+        """Count what float64 said about breaches."""
         with self.lock:
             self.disputes[verdict] += 1
 
@@ -181,12 +181,14 @@ def _distances(models: Iterable[ParityMetrics]) -> Iterable[Metric]:
     labels = (*MODEL, "output")
     relative_l2 = HistogramMetricFamily(
         "foldserve_parity_check_relative_l2",
-        "Relative L2 distance of sampled answers from the unfolded reference; 10 for an infinite one.",
+        "Relative L2 distance of sampled answers from the unfolded reference, of small ones by the usual size; "
+        "10 for an infinite one.",
         labels=labels,
     )
     scaled_max = HistogramMetricFamily(
         "foldserve_parity_check_scaled_max",
-        "Largest error of sampled answers over the largest reference value; 10 for an infinite one.",
+        "Largest error of sampled answers over the largest reference value, or the usual one; "
+        "10 for an infinite one.",
         labels=labels,
     )
     for one in models:
@@ -244,7 +246,7 @@ def _fallbacks(models: Iterable[ParityMetrics]) -> Iterable[Metric]:
     )
     disputes = CounterMetricFamily(
         "foldserve_parity_disputes",
-        "What float64 said afterwards: fold_wrong, fold_right (it answers again), undecided.",
+        "What float64 said of breaches: fold_wrong, fold_right (it answers on), undecided.",
         labels=(*MODEL, "verdict"),
     )
     for one in models:
