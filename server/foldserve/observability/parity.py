@@ -181,8 +181,8 @@ def _distances(models: Iterable[ParityMetrics]) -> Iterable[Metric]:
     labels = (*MODEL, "output")
     relative_l2 = HistogramMetricFamily(
         "foldserve_parity_check_relative_l2",
-        "Relative L2 distance of sampled answers from the unfolded reference, of small ones by the usual size; "
-        "10 for an infinite one.",
+        "Relative L2 distance of sampled answers from the unfolded reference, of small ones by the usual "
+        "size; 10 for an infinite one.",
         labels=labels,
     )
     scaled_max = HistogramMetricFamily(
