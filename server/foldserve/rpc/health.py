@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from foldserve.rpc.message_first import MessageFirstPool
 
 WATCHER_THREADS = 4
 
@@ -20,7 +21,7 @@ class Health(health.HealthServicer):
     def __init__(self) -> None:
         super().__init__(
             experimental_non_blocking=True,
-            experimental_thread_pool=ThreadPoolExecutor(WATCHER_THREADS, "health"),
+            experimental_thread_pool=MessageFirstPool(WATCHER_THREADS, "health"),
         )
         self._watchers: set[SendResponse] = set()
         self._watchers_lock = threading.Lock()

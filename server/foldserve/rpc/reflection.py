@@ -1,10 +1,38 @@
-"""The descriptors that gRPC reflection shows: ours and those of health and reflection themselves."""
+"""gRPC reflection, with the descriptors that it shows: ours and those of health and reflection themselves."""
 
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
 from foldserve_proto import fold_service_pb2, grpc_service_pb2
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+MOST_STREAMS = 8
+"""Each holds a thread for as long as its caller likes, and people who look around are few."""
+
+
+class Reflection(reflection.ReflectionServicer):
+    """gRPC's own servicer, for a few callers at a time."""
+
+    def __init__(self, services: tuple[str, ...]) -> None:
+        super().__init__(services, pool=reflection_pool())
+        self._places = threading.BoundedSemaphore(MOST_STREAMS)
+
+    def ServerReflectionInfo(
+        self, request_iterator: Iterator[Any], context: grpc.ServicerContext
+    ) -> Iterator[Any]:
+        """Answer what a caller asks about the services, until it has no more questions."""
+        if not self._places.acquire(blocking=False):
+            text = f"{MOST_STREAMS} callers use reflection, the most at a time; retry later"
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        try:
+            yield from super().ServerReflectionInfo(request_iterator, context)
+        finally:
+            self._places.release()
 
 
 def reflection_pool() -> DescriptorPool:

@@ -1,13 +1,12 @@
 """The gRPC server: our services, health and reflection on one port."""
 
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 from foldserve_proto import fold_service_pb2, fold_service_pb2_grpc, grpc_service_pb2, grpc_service_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from foldserve.errors import ConfigurationError
 from foldserve.observability.metrics import Metrics
@@ -15,9 +14,10 @@ from foldserve.observability.spans import Spans
 from foldserve.rpc.counted import counted
 from foldserve.rpc.fold import FoldServicer
 from foldserve.rpc.health import Health
+from foldserve.rpc.message_first import MessageFirstPool
 from foldserve.rpc.outcome import Outcomes
 from foldserve.rpc.reader import dismiss, reading_server
-from foldserve.rpc.reflection import reflection_pool
+from foldserve.rpc.reflection import Reflection
 from foldserve.rpc.servicer import InferenceServicer
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.model_control import ModelController
@@ -49,10 +49,11 @@ class GrpcServer:
     ) -> None:
         self._health = Health()
         outcomes = Outcomes(metrics.requests, manager.labels, spans)
+        workers = settings.grpc_workers + settings.max_streams
         self._server = reading_server(
-            ThreadPoolExecutor(settings.grpc_workers + settings.max_streams, "rpc"),
+            MessageFirstPool(workers, "rpc", most=workers),
             # One more than there are threads would wait unseen, without a deadline.
-            most_calls=settings.grpc_workers + settings.max_streams + RESERVED_FOR_WATCHES,
+            most_calls=workers + RESERVED_FOR_WATCHES,
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -69,7 +70,7 @@ class GrpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = (INFERENCE_SERVICE, FOLD_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(services, self._server, pool=reflection_pool())
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(Reflection(services), self._server)
         self.port = self._listen(settings)
 
     def set_ready(self, ready: bool) -> None:

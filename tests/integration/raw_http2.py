@@ -1,0 +1,63 @@
+"""A caller that speaks HTTP/2 by hand, and so may do what no gRPC client does."""
+
+import socket
+import struct
+from collections.abc import Sequence
+
+import h2.config
+import h2.connection
+import h2.events
+
+METHOD = "/inference.GRPCInferenceService/"
+
+
+class RawConnection:
+    """One connection to a gRPC server."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.http = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.http.initiate_connection()
+        self.send()
+
+    def begin(self, method: str, headers: Sequence[tuple[str, str]] = ()) -> int:
+        """Open a stream for a method, without any message; its number."""
+        stream = self.http.get_next_available_stream_id()
+        path = method if method.startswith("/") else METHOD + method
+        self.http.send_headers(
+            stream,
+            [
+                (":method", "POST"),
+                (":scheme", "http"),
+                (":path", path),
+                (":authority", "localhost"),
+                ("te", "trailers"),
+                ("content-type", "application/grpc"),
+                *headers,
+            ],
+        )
+        return stream
+
+    def send(self) -> None:
+        """Send what is to be sent."""
+        self.socket.sendall(self.http.data_to_send())
+
+    def receive(self) -> list[h2.events.Event]:
+        """What came; nothing, if the server closed the connection."""
+        try:
+            data = self.socket.recv(65536)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            return []
+        events = self.http.receive_data(data)
+        self.send()
+        return events
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def message(content: bytes, *, compressed: bool = False) -> bytes:
+    """A message as gRPC frames it."""
+    return struct.pack(">BI", compressed, len(content)) + content
