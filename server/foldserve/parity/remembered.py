@@ -55,6 +55,11 @@ class RememberingSession:
         """What each answer took to compute, failures left out."""
         return [spent for _, answer, spent in self._answers.values() if not isinstance(answer, Exception)]
 
+    def release(self) -> Session:
+        """Forget the answers; the other session is the caller's from now on."""
+        self._answers.clear()
+        return self._session
+
     def close(self) -> None:
         """Close the other session and forget the answers."""
         self._session.close()

@@ -8,12 +8,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack
 from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
-from foldserve.runtime.session import Session
+from foldserve.runtime.session import Provider, Session
 from foldserve.settings import Objective
 
 BUDGET_S = 1.2
@@ -122,17 +122,30 @@ def measure(
     rows: Sequence[int],
     open_session: Callable[[int], Session],
     run: Callable[[Session, int], object],
-) -> Iterator[Measurement]:
-    """Measure layouts with batches of ``rows``, ascending, as far as the time budget goes.
+    objective: Objective,
+) -> tuple[Tuning, Session | None]:
+    """Measure layouts with batches of ``rows``, ascending, as far as the time budget goes; the best one.
 
     ``open_session`` makes a session with a number of threads, ``run`` runs a session on a batch of so many
-    rows. The first batch size of every layout is always measured. Raises what these raise.
+    rows. The first batch size of every layout is always measured. The session of the best layout is left
+    open, unless it takes a device's memory, which may have room for one only. Raises what these raise.
     """
     candidates = list(candidates)
-    for layout in candidates:
-        with closing(open_session(layout.threads)) as session:
+    found: list[Measurement] = []
+    leader: Session | None = None
+    with ExitStack() as unless_done:
+        for layout in candidates:
+            session = open_session(layout.threads)
+            unless_done.callback(session.close)
             until = time.perf_counter() + BUDGET_S / len(candidates)
-            yield from _measured(layout, rows, partial(run, session), until)
+            found += _measured(layout, rows, partial(run, session), until)
+            loser: Session | None = session
+            if best(found, objective).layout == layout:
+                leader, loser = (session, leader) if session.provider is Provider.CPU else (None, session)
+            if loser is not None:
+                loser.close()
+        unless_done.pop_all()
+    return best(found, objective), leader
 
 
 def _measured(

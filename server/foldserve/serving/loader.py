@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from foldserve.disk_cache import prune, read_entry
 from foldserve.errors import InvalidModel, LoadFailed
@@ -23,8 +24,11 @@ from foldserve.serving.repository import ModelVersion
 from foldserve.serving.reshaped import keeps_rows, reshaped
 from foldserve.serving.servable import Provenance, Servable
 from foldserve.serving.stages import Stages
-from foldserve.serving.tune import tuned
+from foldserve.serving.tune import tuned, widest
 from foldserve.settings import ModelSettings, ProviderChoice, ServerSettings
+
+if TYPE_CHECKING:
+    from foldserve.serving.preparation import Prepared
 
 log = get_logger()
 
@@ -115,22 +119,17 @@ class _Loading:
 
         with self.stages.of(State.LOADING):
             file = model_file.onnx_file(self._source, self._scratch, self._server)
-        folder = self._cache / "models" / self._key
-        with artefact_files(folder) as files:
-            made = preparation.prepare(
-                file, self._source.samples, self._opening, self.stages, files.write_ahead
-            )
+        entry = self._cache / "models" / self._key
+        with artefact_files(entry, self._scratch / "model") as files:
+            made = preparation.prepare(file, self._source.samples, self._opening, self.stages, files)
             with self.stages.of(State.WARMING):
-                try:
-                    artefact = files.finish(made)
-                except OSError as error:
-                    log.warning(
-                        "the cache cannot be written: preparing again at each start", reason=str(error)
-                    )
-                    folder = self._scratch / "model"
-                    with artefact_files(folder) as aside:
-                        artefact = aside.finish(made)
-        loaded = self._opened(artefact, folder, from_cache=False)
+                record = _record(made)
+                artefact = files.finish(made.choice.candidate.model, made.evidence, record)
+        proven = made.session
+        if proven is not None and artefact is not record:  # somebody else's files are there, and serve
+            proven.close()
+            proven = None
+        loaded = self._opened(artefact, files.entry, from_cache=False, proven=proven)
         if loaded is None:
             raise InvalidModel(
                 f"{self._name} answers differently each time it is opened, so nothing can be proven; "
@@ -177,16 +176,24 @@ class _Loading:
         )
         return Servable(source.name, source.version, session, provenance, batcher, labels=labels)
 
-    def _opened(self, artefact: Artefact, folder: Path, *, from_cache: bool) -> _Loaded | None:
-        """The model in ``folder``, tuned; None if it does not repeat what it answered when it was proven."""
+    def _opened(
+        self, artefact: Artefact, folder: Path, *, from_cache: bool, proven: Session | None = None
+    ) -> _Loaded | None:
+        """The model in ``folder``, tuned; None if it does not repeat what it answered when it was proven.
+
+        ``proven`` is the session of it that was proven, where there still is one.
+        """
         evidence = evidence_in(folder)
+        at_hand = {widest(self._settings).threads: proven} if proven is not None else {}
 
         def open_with(threads: int) -> Session:
             provider = ProviderChoice(artefact.provider)
-            return self._opening.open(folder / MODEL, provider, artefact.optimisation, threads)
+            return at_hand.pop(threads, None) or self._opening.open(
+                folder / MODEL, provider, artefact.optimisation, threads
+            )
 
         with self.stages.timed("tuning"):
-            tuning = tuned(
+            tuning, session = tuned(
                 artefact,
                 evidence,
                 self._settings,
@@ -195,8 +202,27 @@ class _Loading:
                 artefact_key=self._key,
             )
         with self.stages.timed(State.WARMING.lower()):
-            session = open_with(tuning.layout.threads)
-            if evidence is None or evidence.holds(session, artefact.parity_report.budget):
+            session = session or open_with(tuning.layout.threads)
+            for unused in at_hand.values():
+                unused.close()
+            if (
+                session is proven
+                or evidence is None
+                or evidence.holds(session, artefact.parity_report.budget)
+            ):
                 return _Loaded(artefact, tuning, session, from_cache)
             session.close()
             return None
+
+
+def _record(made: "Prepared") -> Artefact:
+    return Artefact(
+        variant=made.choice.candidate.form.variant,
+        provider=made.choice.session.provider,
+        provider_seconds=dict(made.provider_seconds),
+        optimisation=made.choice.optimisation,
+        fold_report=made.choice.candidate.fold_report,
+        parity_report=made.choice.parity_report,
+        batches=made.batches,
+        reference_seconds=made.reference_seconds,
+    )

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import onnx_ir as ir
 
@@ -28,6 +29,7 @@ from foldserve.serving.lifecycle import State
 from foldserve.serving.model_file import make_initialisers_constant, map_external_data, read_model
 from foldserve.serving.opening import Opening
 from foldserve.serving.stages import Stages
+from foldserve.serving.tune import widest
 from foldserve.settings import ProviderChoice
 
 log = get_logger()
@@ -41,6 +43,10 @@ class Prepared:
     batches: bool
     """Whether requests may share a run: rows were found not to depend on each other."""
 
+    session: Session | None
+    """The very session that was proven, open, with as many threads as :func:`~foldserve.serving.tune.widest`
+    says; None where it was not opened from the file."""
+
     evidence: Evidence | None
     """None where no probe could be run, or its arrays cannot be kept."""
 
@@ -51,19 +57,24 @@ class Prepared:
     """One run on each provider; empty where there was no choice between two."""
 
 
-def prepare(
-    file: Path,
-    samples: Path | None,
-    opening: Opening,
-    stages: Stages,
-    write_ahead: Callable[[ir.Model], None],
-) -> Prepared:
+class Files(Protocol):
+    """Where candidates are written to."""
+
+    def write(self, model: ir.Model) -> None:
+        """Begin to write ``model``, in another thread."""
+
+    def file_of(self, model: ir.Model) -> Path:
+        """The file of ``model``, once it is written."""
+
+
+def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages, files: Files) -> Prepared:
     """Prepare the ONNX model in ``file``; raises the exceptions under LoadFailed.
 
-    ``samples`` is an ``.npz`` file with inputs to prove on, None for synthetic ones. ``write_ahead`` is given
-    the model that will serve if its proof holds, before that begins.
+    ``samples`` is an ``.npz`` file with inputs to prove on, None for synthetic ones. What serves was proven
+    as it lies in ``files``.
     """
     settings = opening.settings
+    threads = widest(settings).threads
     with stages.of(State.LOADING):
         original = read_model(file)
         make_initialisers_constant(original)
@@ -85,8 +96,9 @@ def prepare(
             return _candidate(fold(original, max_tier=form.tier, keep=form.kept), form.tier, form.kept)
 
         def open_model(model: ir.Model, optimisation: Optimisation) -> Session:
+            source = files.file_of(model) if _is_opened_from_file(optimisation) else in_memory(model)
             try:
-                return opening.open(in_memory(model), provider, optimisation)
+                return opening.open(source, provider, optimisation, threads)
             except LoadFailed:
                 asked.result()  # what is wrong with the original comes first
                 raise
@@ -96,10 +108,10 @@ def prepare(
 
         provider, provider_seconds = _fastest_provider(folded[0], probes, opening)
         best = _fastest(folded, probes, provider, opening)
-        write_ahead(best.model)
+        files.write(best.model)
         beside.submit(lambda: [asked.result()[0].takes(probe) for probe in probes().probes])
         choice = choose(opening.name, best, build, proof, open_model)
-        with closing(choice.session), closing(asked.result()[0]) as reference:
+        with closing(asked.result()[0]) as reference:
             return _found_out(choice, probes().probes, reference, provider_seconds)
 
 
@@ -111,14 +123,30 @@ def _found_out(
 ) -> Prepared:
     given = [evidence for probe in probes if (evidence := _evidence(choice.session, probe)) is not None]
     largest = max((evidence.probe for evidence in given), key=rows_of, default=None)
+    batches = largest is not None and rows_are_independent(
+        choice.session, largest, choice.parity_report.budget, probes
+    )
+    session: Session | None = choice.session.release()
+    if session is not None and not _is_opened_from_file(choice.optimisation):
+        session.close()
+        session = None
     return Prepared(
         choice,
-        batches=largest is not None
-        and rows_are_independent(choice.session, largest, choice.parity_report.budget, probes),
+        batches=batches,
+        session=session,
         evidence=next((one for one in given if one.storable()), None),
         reference_seconds=tuple(reference.seconds()),
         provider_seconds=provider_seconds,
     )
+
+
+def _is_opened_from_file(optimisation: Optimisation) -> bool:
+    """Whether a candidate is proven as it lies in its file.
+
+    The last resort, the original without optimisation, serves even if its proof fails. So it is asked in
+    memory, and its file must repeat what it said: neither a damaged file nor a random model gets through.
+    """
+    return optimisation is not Optimisation.OFF
 
 
 def _evidence(session: Session, probe: Probe) -> Evidence | None:

@@ -13,7 +13,7 @@ from foldserve.parity.evidence import Evidence
 from foldserve.parity.probes import Probe
 from foldserve.runtime.cpus import available_cpus, cpu_model
 from foldserve.runtime.session import Session
-from foldserve.runtime.tuning import Layout, Tuning, batch_sizes, best, layouts, measure
+from foldserve.runtime.tuning import Layout, Tuning, batch_sizes, layouts, measure
 from foldserve.serving.artefacts import Artefact
 from foldserve.settings import ModelSettings
 
@@ -26,6 +26,11 @@ _measuring = threading.Lock()
 """Models that load side by side would measure each other."""
 
 
+def widest(settings: ModelSettings) -> Layout:
+    """The layout of most threads within a run: what a model is proven with."""
+    return _layouts(settings)[-1]
+
+
 def tuned(
     artefact: Artefact,
     evidence: Evidence | None,
@@ -34,32 +39,38 @@ def tuned(
     *,
     tunings: Path,
     artefact_key: str,
-) -> Tuning:
+) -> tuple[Tuning, Session | None]:
     """The tuning of a prepared model; ``open_with`` makes a session of it with a number of threads.
 
     ``evidence`` has the inputs to measure with; without it nothing is measured. What was measured is kept in
-    ``tunings``, for this machine and these settings. Raises what ``open_with`` raises.
+    ``tunings``, for this machine and these settings. A session that was made on the way may come with it.
+    Raises what ``open_with`` raises.
     """
-    cpus = available_cpus()
-    candidates = layouts(cpus, settings.instances, settings.intra_op_threads)
+    candidates = _layouts(settings)
     most_rows = max(1, settings.max_batch_size) if artefact.batches else 1
     rows = batch_sizes(min(most_rows, LARGEST_TRIED))
     if evidence is None or len(candidates) * len(rows) == 1:
-        return Tuning(layout=candidates[-1], most_rows=most_rows)
+        return Tuning(layout=candidates[-1], most_rows=most_rows), None
     deciding = settings.model_dump_json(include={"objective", "instances", "intra_op_threads"})
-    entry = tunings / entry_key([artefact_key, deciding, f"{most_rows}", f"{cpus} x {cpu_model()}"])
+    entry = tunings / entry_key(
+        [artefact_key, deciding, f"{most_rows}", f"{available_cpus()} x {cpu_model()}"]
+    )
     known = read_entry(entry, Tuning)
     if known is not None:
-        return known
+        return known, None
     with _measuring:
-        tuning = _measured(candidates, rows, evidence.probe, settings, open_with)
+        tuning, session = _measured(candidates, rows, evidence.probe, settings, open_with)
     if tuning.most_rows == rows[-1]:  # the more the better, as far as was tried
         tuning = tuning.model_copy(update={"most_rows": most_rows})
     try:
         write_entry(entry, lambda _: tuning)
     except OSError:
         log.debug("the cache cannot be written: measuring again at each start")
-    return tuning
+    return tuning, session
+
+
+def _layouts(settings: ModelSettings) -> list[Layout]:
+    return layouts(available_cpus(), settings.instances, settings.intra_op_threads)
 
 
 def _measured(
@@ -68,16 +79,16 @@ def _measured(
     probe: Probe,
     settings: ModelSettings,
     open_with: Callable[[int], Session],
-) -> Tuning:
+) -> tuple[Tuning, Session | None]:
 
     def run(session: Session, size: int) -> None:
         session.run(_repeated(probe, size) if len(rows) > 1 else probe)
 
     try:
-        found = list(measure(candidates, rows, open_with, run))
+        # The widest first: it is open already where the model was just proven.
+        return measure(reversed(candidates), rows, open_with, run, settings.objective)
     except ExecutionFailed:
-        return Tuning(layout=candidates[-1], most_rows=rows[-1])
-    return best(found, settings.objective)
+        return Tuning(layout=candidates[-1], most_rows=rows[-1]), None
 
 
 def _repeated(probe: Probe, rows: int) -> Probe:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from foldserve.errors import ExecutionFailed
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Session
 from foldserve.runtime.tuning import BUDGET_S, Layout, Measurement, batch_sizes, best, layouts, measure
@@ -102,7 +103,21 @@ def test_real_sessions_are_measured_with_all_instances_busy() -> None:
             running -= 1
 
     candidates = layouts(2)
-    found = list(measure(candidates, [1, 4], _digits, run))
+    opened: list[Session] = []
+
+    def open_digits(threads: int) -> Session:
+        opened.append(_digits(threads))
+        return opened[-1]
+
+    tuning, session = measure(candidates, [1, 4], open_digits, run, Objective.THROUGHPUT)
+    found = tuning.measurements
+    assert session is opened[candidates.index(tuning.layout)]
+    images = {"images": np.zeros((1, 1, 8, 8), np.float32)}
+    assert session.run(images)
+    opened.remove(session)
+    with pytest.raises(ExecutionFailed, match="is closed"):
+        opened[0].run(images)
+    session.close()
     assert [(one.layout, one.rows) for one in found] == [
         (layout, rows) for layout in candidates for rows in (1, 4)
     ]
@@ -117,7 +132,7 @@ def test_batches_that_would_take_too_long_are_left_out() -> None:
         waits.append(rows)
         threading.Event().wait(0.05 * rows)
 
-    found = list(measure(layouts(1), [1, 2, 64], _digits, run))
+    found = measure(layouts(1), [1, 2, 64], _digits, run, Objective.THROUGHPUT)[0].measurements
     assert [one.rows for one in found] == [1, 2]
     assert 64 not in waits
 
@@ -129,6 +144,6 @@ def test_a_model_too_slow_to_measure_twice_is_run_once_in_each_layout() -> None:
         runs.append(rows)
         threading.Event().wait(BUDGET_S / 2)
 
-    found = list(measure(layouts(1), [1, 2], _digits, run))
+    found = measure(layouts(1), [1, 2], _digits, run, Objective.THROUGHPUT)[0].measurements
     assert [one.rows for one in found] == [1]
     assert runs == [1]
