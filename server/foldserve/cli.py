@@ -222,6 +222,43 @@ def recalibrate(
 
 
 @app.command()
+def probe(
+    *,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the server listens, or unix:/path.",
+            show_default="localhost, at FOLDSERVE_GRPC_PORT or 8001",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Ask about this model.", show_default="the whole server")] = "",
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS; implied by the options below.")] = False,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Whom to trust (PEM).", show_default="whom gRPC trusts")
+    ] = None,
+    cert_file: Annotated[Path | None, typer.Option(help="Certificate to show to the server (PEM).")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    server_name: Annotated[
+        str | None, typer.Option(help="The name in the server's certificate.", show_default="the address's")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest to wait, in seconds.")] = 3.0,
+) -> None:
+    """Ask a running server for its health (grpc.health.v1): exit code 0 if it serves, else 1.
+
+    Needs no token.
+    """
+    from foldserve.commands import probe as command  # noqa: PLC0415  # see above
+
+    secured = tls or any((ca_file, cert_file, key_file, server_name))
+    security = command.Tls(ca_file, cert_file, key_file, server_name) if secured else None
+    problem = command.probe(address, model, security, timeout_s)
+    if problem:
+        typer.echo(problem, err=True)
+    raise typer.Exit(1 if problem else 0)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(f"foldserve {__version__}")

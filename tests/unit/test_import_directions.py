@@ -39,7 +39,7 @@ ONLY_IN = {
     "onnxruntime": {"runtime"},
     "asyncio": set[str](),
     "opentelemetry": {"observability"},
-    **{name: {"rpc"} for name in GRPC},
+    **{name: {"rpc", "commands"} for name in GRPC},  # commands: probe
     "foldserve_proto": {"rpc", "serving"},  # serving reads configurations, no requests
 }
 MODULES = sorted(ROOT.rglob("*.py"))
