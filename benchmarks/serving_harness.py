@@ -62,6 +62,7 @@ def foldserve(repository: Path, *options: str, cache: Path | None = None) -> Rec
     """Our server of a repository, as it comes; without ``cache``, it finds nothing measured before."""
     cache = cache or Path(tempfile.mkdtemp(dir=CACHES.name))
     where = ("--host", "127.0.0.1", "--grpc-port", "{port}", "--http-port", "{http}")
+    where += ("--management-address", "public")
     what = ("--repository", str(repository), "--cache-dir", str(cache), "--log-format", "json")
     return Recipe(OURS, (str(FOLDSERVE), "serve", *where, *what, *options))
 

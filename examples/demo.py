@@ -40,6 +40,7 @@ class ServerProcess:
     def __init__(self, repository: Path) -> None:
         command = [sys.executable, "-m", "foldserve", "serve", "--repository", str(repository)]
         options = ["--host", "127.0.0.1", "--grpc-port", "0", "--http-port", "0", "--log-format", "json"]
+        options += ["--management-address", "127.0.0.1:0"]
         self._process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
         self.grpc_port = self.http_port = 0
 

@@ -27,6 +27,13 @@ def channel(server: "Server") -> Iterator[grpc.Channel]:
         yield channel
 
 
+@pytest.fixture
+def management(server: "Server") -> Iterator[grpc.Channel]:
+    """To where the server may be changed."""
+    with grpc.insecure_channel(server.management_address) as channel:
+        yield channel
+
+
 @pytest.fixture(scope="session")
 def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Held-out images float32 [360, 1, 8, 8] and their labels."""

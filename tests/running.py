@@ -55,6 +55,7 @@ def serving(repository: Path, /, **settings: object) -> Iterator[Server]:
         "host": "127.0.0.1",
         "grpc_port": 0,
         "http_port": 0,
+        "management_address": "127.0.0.1:0",
         **settings,
     }
     with Server(ServerSettings.model_validate(values)) as server:

@@ -15,10 +15,10 @@ ALWAYS = {"sample_rate": 1.0, "window": 20, "breaches": 3}
 
 @contextmanager
 def watching(repository: Path = EXAMPLE_MODELS, **settings: object) -> Iterator[tuple[Server, Client]]:
-    """A server that compares every answer as fast as it can, unless told otherwise, and a client of it."""
+    """A server that compares every answer as fast as it can, unless told otherwise; a client that manages it."""
     with (
         serving(repository, **{"shadow": ALWAYS, "shadow_cpu_share": 1.0} | settings) as server,
-        Client(f"127.0.0.1:{server.grpc_port}") as client,
+        Client(server.management_address) as client,
     ):
         yield server, client
 

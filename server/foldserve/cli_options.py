@@ -26,7 +26,8 @@ PANELS = {
     "Engine": ("provider", "cudnn_search", "objective", "instances", "intra_op_threads"),
     "Parity in service": ("shadow", "shadow_cpu_share", "breach_dir", "breach_max_files", "breach_max_bytes"),
     "Batching": ("max_batch_size", "max_queue_size"),
-    "Network": ("host", "grpc_port", "http_port", "shared_memory"),
+    "Network": ("host", "grpc_port", "http_host", "http_port", "management_address", "shared_memory"),
+    "Security": ("tls_cert_file", "tls_key_file", "tls_client_ca_file", "token_file"),
     "Limits": (
         "grpc_workers",
         "max_streams",

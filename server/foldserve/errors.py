@@ -2,6 +2,8 @@
 
     FoldserveError
     ├── ConfigurationError      settings or environment that cannot work
+    ├── Unauthenticated         a call without a token that this server knows
+    ├── PermissionDenied        a call for which the caller, or the port it came in by, has no right
     ├── InvalidRequest          a tensor, parameter or shape that the model does not take
     ├── ModelNotFound           no such model or version
     ├── ModelNotReady           known, but not serving (loading, failed, draining) or the server stops
@@ -31,6 +33,14 @@ class FoldserveError(Exception):
 
 class ConfigurationError(FoldserveError):
     """Settings or an environment with which the server cannot start."""
+
+
+class Unauthenticated(FoldserveError):
+    """A call without a token, or with one that nobody here was given."""
+
+
+class PermissionDenied(FoldserveError):
+    """A call that this caller may not make, or not by this port; the text names what would allow it."""
 
 
 class InvalidRequest(FoldserveError):
@@ -109,6 +119,8 @@ class ProviderUnavailable(LoadFailed):
 STATUS_CODE: dict[type[FoldserveError], str] = {
     FoldserveError: "INTERNAL",
     ConfigurationError: "FAILED_PRECONDITION",
+    Unauthenticated: "UNAUTHENTICATED",
+    PermissionDenied: "PERMISSION_DENIED",
     InvalidRequest: "INVALID_ARGUMENT",
     ModelNotFound: "NOT_FOUND",
     ModelNotReady: "UNAVAILABLE",

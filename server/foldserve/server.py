@@ -38,8 +38,9 @@ class Server:
         self._grpc = GrpcServer(settings, self._manager, self._controller, metrics, self._spans)
         self._controller.discover()
         facts = Gatherer(self._manager, metrics)
+        self._http_host = settings.http_host or settings.host
         self._http = HttpServer(
-            settings.host,
+            self._http_host,
             settings.http_port,
             metrics.registry,
             self._manager.not_ready,
@@ -52,6 +53,11 @@ class Server:
     def grpc_port(self) -> int:
         """The port gRPC listens on."""
         return self._grpc.port
+
+    @property
+    def management_address(self) -> str:
+        """Where the server is managed, for clients to dial: the public port's address if there."""
+        return self._grpc.management_address
 
     @property
     def http_port(self) -> int:
@@ -70,7 +76,14 @@ class Server:
     def __enter__(self) -> Self:
         self._running.enter_context(self._http)
         self._running.enter_context(self._grpc)
-        log.info("listening", grpc_port=self.grpc_port, http_port=self.http_port, host=self._settings.host)
+        log.info(
+            "listening",
+            host=self._settings.host,
+            grpc_port=self.grpc_port,
+            management=self.management_address,
+            http_host=self._http_host,
+            http_port=self.http_port,
+        )
         self._loading.start()
         return self
 

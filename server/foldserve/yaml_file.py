@@ -38,6 +38,19 @@ def read_mapping(file: Path) -> dict[str, Any]:
     return values
 
 
+def read_list(file: Path, content: bytes) -> list[Any]:
+    """The entries of a YAML file with secrets; raises :class:`ConfigurationError`, which quotes none of it."""
+    try:
+        values = yaml.load(content, _EachNameOnce)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigurationError(f"{file} is not readable YAML{place}") from None
+    if not isinstance(values, list):
+        raise ConfigurationError(f"{file} must hold a list, each entry of it behind '- '")
+    return values
+
+
 def _told(error: Exception) -> str:
     """What is wrong, and where: on one line."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:

@@ -59,7 +59,7 @@ def test_models_are_controlled_as_by_triton(tmp_path: Path) -> None:
     settings = {"provider": "cpu", "instances": 1, "intra_op_threads": 1, "model_control": "explicit"}
     with serving(tmp_path / "models", **settings) as server:
         ran = subprocess.run(
-            [TRITON_PYTHON, "-c", SCRIPT, f"127.0.0.1:{server.grpc_port}", file],
+            [TRITON_PYTHON, "-c", SCRIPT, server.management_address, file],
             capture_output=True,
             text=True,
             timeout=120,

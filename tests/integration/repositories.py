@@ -22,7 +22,8 @@ EXPLICIT = {**ONE_CPU, "model_control": "explicit"}
 
 @contextmanager
 def connected(server: Server) -> Iterator[tuple[Client, GRPCInferenceServiceStub]]:
-    address = f"127.0.0.1:{server.grpc_port}"
+    """Clients of the management port, which answers everything."""
+    address = server.management_address
     with Client(address) as client, grpc.insecure_channel(address) as channel:
         yield client, GRPCInferenceServiceStub(channel)
 

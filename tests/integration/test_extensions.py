@@ -30,7 +30,8 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "labels: {logits: names.txt}\nbatching: {priority_levels: 2, default_priority_level: 2}\n"
     )
     add_model(repository, "fixed", chain([2, 3, 8, 8], convolution(3)))
-    with serving(repository, shared_memory=True, trace_file=repository / "traces") as server:
+    settings = {"shared_memory": True, "trace_file": repository / "traces", "management_address": "public"}
+    with serving(repository, **settings) as server:
         yield server
 
 

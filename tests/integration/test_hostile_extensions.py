@@ -136,12 +136,14 @@ def test_classes_of_outputs_that_are_not_there(stub: GRPCInferenceServiceStub) -
     assert _code(stub, request) == "INVALID_ARGUMENT"
 
 
-def test_a_request_with_thousands_of_settings_is_refused(stub: GRPCInferenceServiceStub) -> None:
+def test_a_request_with_thousands_of_settings_is_refused(open_server: Server) -> None:
     logs, traces = pb.LogSettingsRequest(), pb.TraceSettingRequest()
     for index in range(5000):
         logs.settings[f"setting {index}"].bool_param = True
         traces.settings[f"setting {index}"].value.append("1")
-    with pytest.raises(grpc.RpcError, match="unknown log setting"):
-        stub.LogSettings(logs, timeout=QUICKLY_S)
-    with pytest.raises(grpc.RpcError, match="unknown trace setting"):
-        stub.TraceSetting(traces, timeout=QUICKLY_S)
+    with grpc.insecure_channel(open_server.management_address) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="unknown log setting"):
+            stub.LogSettings(logs, timeout=QUICKLY_S)
+        with pytest.raises(grpc.RpcError, match="unknown trace setting"):
+            stub.TraceSetting(traces, timeout=QUICKLY_S)

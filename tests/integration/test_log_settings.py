@@ -11,9 +11,9 @@ from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 
 
 @pytest.fixture
-def stub(channel: grpc.Channel) -> Iterator[GRPCInferenceServiceStub]:
+def stub(management: grpc.Channel) -> Iterator[GRPCInferenceServiceStub]:
     before = log_settings()
-    yield GRPCInferenceServiceStub(channel)
+    yield GRPCInferenceServiceStub(management)
     apply_log_settings(before)
 
 
@@ -98,7 +98,8 @@ def test_a_caller_cannot_silence_the_log_unseen(
     capsys.readouterr()
     _set(stub)  # asks, and changes nothing
     _set(stub, log_info=False, log_warning=False, log_error=False)
-    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    managed, line = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (managed["event"], managed["method"]) == ("management", "LogSettings")
     assert (line["event"], line["level"], line["levels"]) == (
         "a caller changes the log settings",
         "warning",

@@ -30,6 +30,8 @@ SERVE = [
     "0",
     "--grpc-port",
     "0",
+    "--management-address",
+    "127.0.0.1:0",
 ]
 
 
@@ -94,7 +96,7 @@ def test_a_log_that_nobody_reads_any_more_fails_nothing() -> None:
     with _started("--repository", str(EXAMPLE_MODELS), *explicit) as started:
         assert started.process.stderr is not None
         started.process.stderr.close()
-        with grpc.insecure_channel(f"127.0.0.1:{started.record('listening')['grpc_port']}") as channel:
+        with grpc.insecure_channel(str(started.record("listening")["management"])) as channel:
             stub = GRPCInferenceServiceStub(channel)
             stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="digits"))
             stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="digits"))

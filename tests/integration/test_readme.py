@@ -88,10 +88,10 @@ def test_python_from_a_client(
 def test_commands_and_python_that_load_and_unload(capsys: pytest.CaptureFixture[str]) -> None:
     with serving(EXAMPLE_MODELS, model_control="explicit") as server:
         for command in CONTROL:
-            ran = _run(f"{command} --address localhost:{server.grpc_port}")
+            ran = _run(f"{command} --address {server.management_address}")
             assert ran.returncode == 0, ran.stderr
             assert "digits" in ran.stdout
-        exec(PYTHON_BLOCKS[1].replace("localhost:8001", f"localhost:{server.grpc_port}"), {})
+        exec(PYTHON_BLOCKS[1].replace("localhost:8003", server.management_address), {})
         with Client(f"localhost:{server.grpc_port}") as client:
             assert not client.ready("digits")
     assert "digits 1 READY" in capsys.readouterr().out

@@ -29,7 +29,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, P
 
 @pytest.fixture
 def stub(traced: tuple[Server, Path]) -> Iterator[GRPCInferenceServiceStub]:
-    with grpc.insecure_channel(f"127.0.0.1:{traced[0].grpc_port}") as channel:
+    with grpc.insecure_channel(traced[0].management_address) as channel:
         stub = GRPCInferenceServiceStub(channel)
         yield stub
         for model in ("one", "two", ""):
@@ -143,8 +143,8 @@ def test_a_model_that_is_not_there_has_no_settings(stub: GRPCInferenceServiceStu
     assert failure.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_without_a_file_there_are_no_traces(channel: grpc.Channel) -> None:
-    stub = GRPCInferenceServiceStub(channel)
+def test_without_a_file_there_are_no_traces(management: grpc.Channel) -> None:
+    stub = GRPCInferenceServiceStub(management)
     assert _set(stub, trace_rate="10")["trace_file"] == ""
     with pytest.raises(grpc.RpcError) as failure:
         _set(stub, trace_level="TIMESTAMPS")
@@ -159,7 +159,7 @@ def test_a_file_that_goes_away_switches_tracing_off(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     with (
         serving(tmp_path / "models", trace_file=tmp_path / "here" / "traces") as server,
-        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+        grpc.insecure_channel(server.management_address) as channel,
     ):
         (tmp_path / "here").rename(tmp_path / "gone")
         stub = GRPCInferenceServiceStub(channel)

@@ -40,8 +40,8 @@ class Metrics:
         def gauge(name: str, text: str, labels: tuple[str, ...] = MODEL) -> Gauge:
             return Gauge(name, text, labels, registry=self.registry)
 
-        self.ready = gauge("foldserve_model_ready", "1 while the model version serves.")
-        self.load_failures = counter("foldserve_model_load_failures", "Loads that failed.")
+        self.ready = gauge("foldserve_model_ready", "1 while the model version serves; without a version if none was even tried.")
+        self.load_failures = counter("foldserve_model_load_failures", "Loads that failed; without a version if none was even tried.")
         self.load_duration = gauge(
             "foldserve_load_duration_seconds", "What loading took, by stage.", ("model", "version", "stage")
         )
@@ -58,6 +58,16 @@ class Metrics:
             "foldserve_parity_top1_agreement",
             "Share of probe rows with the reference's arg-max at load.",
             parity,
+        )
+        self.rejected_calls = counter(
+            "foldserve_rejected_calls",
+            "Calls turned away: missing_token, unknown_token, missing_right, or management_port (not by this one).",
+            ("reason",),
+        )
+        self.certificate_expiry = gauge(
+            "foldserve_tls_certificate_expiry_timestamp_seconds",
+            "When the TLS certificate that serves, or the first of its chain, ends.",
+            ("file",),
         )
         gauge("foldserve_build_info", "Always 1; the version that runs.", ("version",)).labels(
             __version__

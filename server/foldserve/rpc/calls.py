@@ -21,13 +21,13 @@ Response = TypeVar("Response")
 class DeferredMethod:
     """A unary method that is begun with a request and its caller, and tells a callback the outcome later.
 
-    ``refusal`` says how a call ends whose request is not even read; None: it is.
+    ``refusal`` is told the metadata and says how a call ends whose request is not even read; None: it is.
     """
 
     def __init__(
         self,
         begin: Callable[[Any, Caller, Callable[[Outcome], None]], None],
-        refusal: Callable[[], Outcome | None] = lambda: None,
+        refusal: Callable[[Any], Outcome | None] = lambda _metadata: None,
     ) -> None:
         self.begin = begin
         self.refusal = refusal

@@ -23,7 +23,6 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, witho
 
 from foldserve.observability.logging import get_logger
 from foldserve.rpc.calls import DeferredMethod
-from foldserve.rpc.message_first import TOO_MANY_AWAITED, Awaited
 from foldserve.rpc.outcome import Outcome
 
 log = get_logger()
@@ -64,17 +63,26 @@ def when_idle() -> Later | None:
 
 
 def reading_server(
-    pool: ThreadPoolExecutor, *, most_calls: int | None = None, options: Sequence[tuple[str, Any]] = ()
+    pool: ThreadPoolExecutor,
+    *,
+    most_calls: int | None = None,
+    options: Sequence[tuple[str, Any]] = (),
+    interceptors: Sequence[grpc.ServerInterceptor] = (),
 ) -> grpc.Server:
-    """A server of ``most_calls`` calls at once, where ``pool`` runs all methods but the deferred ones."""
+    """A server of ``most_calls`` calls at once, where ``pool`` runs all methods but the deferred ones.
+
+    Nor are ``interceptors`` asked about those: they see to refusals themselves.
+    """
     if not HAS_PARTS:
-        return grpc.server(pool, maximum_concurrent_rpcs=most_calls, options=options)
+        return grpc.server(
+            pool, interceptors=list(interceptors), maximum_concurrent_rpcs=most_calls, options=options
+        )
 
     class ReadingServer(_server._Server):
         def start(self) -> None:
             _start(self._state)
 
-    return ReadingServer(pool, (), (), options, most_calls, None, False)
+    return ReadingServer(pool, (), interceptors, options, most_calls, None, False)
 
 
 def dismiss(server: grpc.Server, text: str) -> None:
@@ -110,7 +118,6 @@ class _Reader:
             for name, handler in state.registered_method_handlers.items()
             if isinstance(handler.unary_unary, DeferredMethod)
         }
-        self._awaited = Awaited()
         self._put_off: list[Callable[[], None]] = []
         self._due_s = 0.0
 
@@ -149,13 +156,16 @@ class _Reader:
     def _take(self, event: Any, handler: Any) -> bool:
         """Take the call that has arrived, and ask for the next; whether there may be one."""
         state = self._state
-        refusal = handler.unary_unary.refusal()
+        refusal = handler.unary_unary.refusal(event.invocation_metadata) if event.success else None
         with state.lock:
             state.due.remove(event.tag)
             if event.success:
-                call = _Call(event, handler, state, self._awaited)
+                call = _Call(event, handler, state)
                 state.rpc_states.add(call)
-                if refusal is not None:
+                most = state.maximum_concurrent_rpcs
+                if most is not None and state.active_rpc_count >= most:
+                    call.end(cygrpc.StatusCode.resource_exhausted, b"Concurrent RPC limit exceeded!")
+                elif refusal is not None:
                     call.answer(refusal)
                 else:
                     call.receive()
@@ -172,7 +182,6 @@ class _Call:
     """
 
     __slots__ = (
-        "_awaited",
         "_call",
         "_deadline",
         "_handler",
@@ -186,8 +195,7 @@ class _Call:
         "_server",
     )
 
-    def __init__(self, event: Any, handler: Any, server: Any, awaited: Awaited) -> None:
-        self._awaited = awaited
+    def __init__(self, event: Any, handler: Any, server: Any) -> None:
         self._call = event.call
         self._deadline: float = event.call_details.deadline
         self._metadata: tuple[tuple[str, str | bytes], ...] = event.invocation_metadata
@@ -211,10 +219,10 @@ class _Call:
         return self._metadata
 
     def receive(self) -> None:
-        """Ask for the message."""
+        """Ask for the message; from now on the call counts as one in work. The server's lock is held."""
+        self._is_counted = True
+        self._server.active_rpc_count += 1
         self._begin((cygrpc.ReceiveMessageOperation(NO_FLAGS),), self._received)
-        too_many = cygrpc.StatusCode.resource_exhausted, TOO_MANY_AWAITED.encode()
-        self._awaited.add(self, lambda: self.end(*too_many))
 
     def answer(self, outcome: Outcome) -> None:
         """End the call as its method says; any thread may."""
@@ -243,10 +251,7 @@ class _Call:
         self._operations += 1
 
     def _received(self, event: Any) -> tuple[Any, tuple[()]]:
-        self._awaited.remove(self)
         content = event.batch_operations[0].message()
-        if not self.is_active():
-            return self._ended()
         if content is None:
             self.end(cygrpc.StatusCode.unimplemented, b"a message is missing")
             return self._ended()
@@ -254,9 +259,6 @@ class _Call:
         del content
         if request is None:
             self.end(cygrpc.StatusCode.internal, b"Exception deserializing request!")
-            return self._ended()
-        if not self._counts():
-            self.end(cygrpc.StatusCode.resource_exhausted, b"Concurrent RPC limit exceeded!")
             return self._ended()
         self._has_method = True
         try:
@@ -291,15 +293,6 @@ class _Call:
             is_done = not self._operations
         if is_done:
             self._discount()
-
-    def _counts(self) -> bool:
-        """Count as one in work from now on; False if the server has as many as it takes."""
-        server = self._server
-        with server.lock:
-            most = server.maximum_concurrent_rpcs
-            self._is_counted = most is None or server.active_rpc_count < most
-            server.active_rpc_count += self._is_counted
-        return self._is_counted
 
     def _discount(self) -> None:
         if self._is_counted:

@@ -8,6 +8,7 @@ from foldserve.settings.choices import (
     Objective,
     ProviderChoice,
     ReferenceMode,
+    Right,
     TimeoutAction,
 )
 from foldserve.settings.model import (
@@ -37,6 +38,7 @@ __all__ = [
     "ProviderChoice",
     "QueuePolicy",
     "ReferenceMode",
+    "Right",
     "ServerSettings",
     "ShadowSettings",
     "TimeoutAction",

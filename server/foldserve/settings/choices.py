@@ -64,3 +64,11 @@ class TimeoutAction(StrEnum):
 
     REJECT = "reject"
     DELAY = "delay"
+
+
+class Right(StrEnum):
+    """What a token lets its holder do."""
+
+    INFERENCE = "inference"
+    METADATA = "metadata"
+    MANAGEMENT = "management"

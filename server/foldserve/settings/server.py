@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from foldserve.settings.addresses import PUBLIC, host_and_port, socket_path
 from foldserve.settings.choices import LogFormat, LogLevel, ModelControl, ProviderChoice
 from foldserve.settings.model import ModelDefaults, ModelSettings
 
@@ -29,13 +30,31 @@ class ServerSettings(ModelDefaults):
     """Models that are loaded at the same time."""
 
     host: str = "0.0.0.0"
-    """Address that gRPC and HTTP listen on."""
+    """Address that gRPC listens on, and HTTP unless it has its own."""
 
     grpc_port: int = Field(default=8001, ge=0, le=65535)
     """Port for gRPC; 0 picks a free one."""
 
     http_port: int = Field(default=8002, ge=0, le=65535)
     """Port for the status page, /metrics, /livez and /readyz; 0 picks a free one."""
+
+    http_host: str | None = Field(default=None, json_schema_extra={"unset": "host"})
+    """Address that HTTP listens on."""
+
+    management_address: str = "127.0.0.1:8003"
+    """Where the server is managed: ``host:port``, ``unix:/path``, or ``public`` for the public port."""
+
+    tls_cert_file: Path | None = None
+    """Certificate and chain (PEM) that gRPC shows its callers; unset, it is spoken in clear text."""
+
+    tls_key_file: Path | None = None
+    """Private key of the certificate (PEM, not encrypted)."""
+
+    tls_client_ca_file: Path | None = None
+    """Authorities (PEM) that callers' own certificates must come from; unset, callers need none."""
+
+    token_file: Path | None = None
+    """Bearer tokens and their rights (YAML); unset, whoever reaches a port may call all of it."""
 
     grpc_workers: int = Field(default=256, ge=1)
     """Requests that the server holds at once, waiting ones included; further ones are refused."""
@@ -106,7 +125,23 @@ class ServerSettings(ModelDefaults):
         """One may be given by itself."""
         return (value,) if isinstance(value, str | Path) else value
 
-    @field_validator("repository", "cache_dir", "breach_dir", "trace_file")
+    @field_validator("management_address")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        if value != PUBLIC and socket_path(value) is None:
+            host_and_port(value)
+        return value
+
+    @field_validator(
+        "repository",
+        "cache_dir",
+        "breach_dir",
+        "trace_file",
+        "tls_cert_file",
+        "tls_key_file",
+        "tls_client_ca_file",
+        "token_file",
+    )
     @classmethod
     def _at_home(cls, value: tuple[Path, ...] | Path | None) -> tuple[Path, ...] | Path | None:
         """``~`` stands for the home folder of whoever runs the server."""
@@ -123,6 +158,7 @@ class ServerSettings(ModelDefaults):
                 raise ValueError(f"repository has {path} twice, in whatever spelling; leave one out")
         if self.grpc_port and self.grpc_port == self.http_port:
             raise ValueError(f"grpc_port and http_port are both {self.grpc_port}; each needs its own")
+        self._security_contradictions()
         if self.instances is not None and self.instances > self.grpc_workers:
             raise ValueError(
                 f"instances is {self.instances} and grpc_workers {self.grpc_workers}: no more instances than "
@@ -147,6 +183,25 @@ class ServerSettings(ModelDefaults):
                 f"leave one out"
             )
         return self
+
+    def _security_contradictions(self) -> None:
+        address = self.management_address
+        if address != PUBLIC and socket_path(address) is None:
+            for setting, port in (("grpc_port", self.grpc_port), ("http_port", self.http_port)):
+                if port and host_and_port(address)[1] == port:
+                    raise ValueError(
+                        f"management_address is {address} and {setting} {port}; each needs its own port"
+                    )
+        if (self.tls_cert_file is None) is not (self.tls_key_file is None):
+            there, missing = "tls_cert_file", "tls_key_file"
+            if self.tls_cert_file is None:
+                there, missing = missing, there
+            raise ValueError(f"{there} is given, but {missing} is not; set both or none")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError(
+                "tls_client_ca_file is given, but tls_cert_file is not: callers show certificates over TLS "
+                "only; set tls_cert_file and tls_key_file, too"
+            )
 
 
 def model_settings(server: ServerSettings, *given: Mapping[str, Any]) -> ModelSettings:
