@@ -23,6 +23,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, witho
 
 from foldserve.observability.logging import get_logger
 from foldserve.rpc.calls import DeferredMethod
+from foldserve.rpc.message_first import TOO_MANY_AWAITED, Awaited
 from foldserve.rpc.outcome import Outcome
 
 log = get_logger()
@@ -118,6 +119,7 @@ class _Reader:
             for name, handler in state.registered_method_handlers.items()
             if isinstance(handler.unary_unary, DeferredMethod)
         }
+        self._awaited = Awaited()
         self._put_off: list[Callable[[], None]] = []
         self._due_s = 0.0
 
@@ -160,12 +162,9 @@ class _Reader:
         with state.lock:
             state.due.remove(event.tag)
             if event.success:
-                call = _Call(event, handler, state)
+                call = _Call(event, handler, state, self._awaited)
                 state.rpc_states.add(call)
-                most = state.maximum_concurrent_rpcs
-                if most is not None and state.active_rpc_count >= most:
-                    call.end(cygrpc.StatusCode.resource_exhausted, b"Concurrent RPC limit exceeded!")
-                elif refusal is not None:
+                if refusal is not None:
                     call.answer(refusal)
                 else:
                     call.receive()
@@ -182,6 +181,7 @@ class _Call:
     """
 
     __slots__ = (
+        "_awaited",
         "_call",
         "_deadline",
         "_handler",
@@ -195,7 +195,8 @@ class _Call:
         "_server",
     )
 
-    def __init__(self, event: Any, handler: Any, server: Any) -> None:
+    def __init__(self, event: Any, handler: Any, server: Any, awaited: Awaited) -> None:
+        self._awaited = awaited
         self._call = event.call
         self._deadline: float = event.call_details.deadline
         self._metadata: tuple[tuple[str, str | bytes], ...] = event.invocation_metadata
@@ -219,10 +220,10 @@ class _Call:
         return self._metadata
 
     def receive(self) -> None:
-        """Ask for the message; from now on the call counts as one in work. The server's lock is held."""
-        self._is_counted = True
-        self._server.active_rpc_count += 1
+        """Ask for the message."""
         self._begin((cygrpc.ReceiveMessageOperation(NO_FLAGS),), self._received)
+        too_many = cygrpc.StatusCode.resource_exhausted, TOO_MANY_AWAITED.encode()
+        self._awaited.add(self, lambda: self.end(*too_many))
 
     def answer(self, outcome: Outcome) -> None:
         """End the call as its method says; any thread may."""
@@ -251,7 +252,10 @@ class _Call:
         self._operations += 1
 
     def _received(self, event: Any) -> tuple[Any, tuple[()]]:
+        self._awaited.remove(self)
         content = event.batch_operations[0].message()
+        if not self.is_active():
+            return self._ended()
         if content is None:
             self.end(cygrpc.StatusCode.unimplemented, b"a message is missing")
             return self._ended()
@@ -259,6 +263,9 @@ class _Call:
         del content
         if request is None:
             self.end(cygrpc.StatusCode.internal, b"Exception deserializing request!")
+            return self._ended()
+        if not self._counts():
+            self.end(cygrpc.StatusCode.resource_exhausted, b"Concurrent RPC limit exceeded!")
             return self._ended()
         self._has_method = True
         try:
@@ -293,6 +300,15 @@ class _Call:
             is_done = not self._operations
         if is_done:
             self._discount()
+
+    def _counts(self) -> bool:
+        """Count as one in work from now on; False if the server has as many as it takes."""
+        server = self._server
+        with server.lock:
+            most = server.maximum_concurrent_rpcs
+            self._is_counted = most is None or server.active_rpc_count < most
+            server.active_rpc_count += self._is_counted
+        return self._is_counted
 
     def _discount(self) -> None:
         if self._is_counted:

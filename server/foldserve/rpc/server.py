@@ -1,14 +1,13 @@
 """The gRPC server: our services, health and reflection on the public port and on that for management."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 import grpc
 from foldserve_proto import fold_service_pb2, fold_service_pb2_grpc, grpc_service_pb2, grpc_service_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from foldserve.observability.metrics import Metrics
 from foldserve.observability.spans import Spans
@@ -17,9 +16,10 @@ from foldserve.rpc.fold import FoldServicer
 from foldserve.rpc.guard import Guard
 from foldserve.rpc.health import Health
 from foldserve.rpc.listening import listen
+from foldserve.rpc.message_first import MessageFirstPool
 from foldserve.rpc.outcome import Outcomes
 from foldserve.rpc.reader import dismiss, reading_server
-from foldserve.rpc.reflection import reflection_pool
+from foldserve.rpc.reflection import Reflection
 from foldserve.rpc.security import Security
 from foldserve.rpc.servicer import InferenceServicer
 from foldserve.serving.manager import ModelManager
@@ -123,8 +123,8 @@ class GrpcServer:
         """All services for one port; ``elsewhere`` is where the server is managed, if not there."""
         access = self._security.access(elsewhere)
         server = reading_server(
-            ThreadPoolExecutor(workers, name),
             # One more than there are threads would wait unseen, without a deadline.
+            MessageFirstPool(workers, name, most=workers),
             most_calls=workers + RESERVED_FOR_WATCHES,
             options=self._options,
             interceptors=[Guard(access, self._outcomes)],
@@ -137,7 +137,7 @@ class GrpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         services = (INFERENCE_SERVICE, FOLD_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(services, server, pool=reflection_pool())
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(Reflection(services), server)
         self._servers.append(server)
         return server
 

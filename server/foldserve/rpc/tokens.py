@@ -82,7 +82,8 @@ class Tokens:
 
     def holder(self, token: str) -> Holder | None:
         """Whose token it is; None if nobody's."""
-        return self._holders.get(self._known_by(hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()))
+        sha256 = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        return self._holders.get(self._known_by(sha256))
 
     def _known_by(self, sha256: bytes) -> bytes:
         return hashlib.blake2b(sha256, key=self._key, digest_size=32).digest()
