@@ -14,7 +14,7 @@ class RememberingSession:
     """Implements :class:`~foldserve.runtime.session.Session` over another, which it owns.
 
     A probe is known by its identity: the same object must hold the same arrays for as long as this lives.
-    Threads may ask at the same time: whoever asks for what another computes waits for that.
+    Threads may ask at the same time: one computes, and whoever asks for what is not known yet waits for that.
     """
 
     def __init__(self, session: Session) -> None:
@@ -41,12 +41,13 @@ class RememberingSession:
         """The answer, as it was given the first time; a choice of outputs is answered anew."""
         if outputs is not None:
             return self._session.run(inputs, outputs)
-        with self._computing:
-            if id(inputs) not in self._answers:
-                started = time.perf_counter()
-                answer = self._answered(inputs)
-                self._answers[id(inputs)] = inputs, answer, time.perf_counter() - started
-            _, answer, _ = self._answers[id(inputs)]
+        if id(inputs) not in self._answers:
+            with self._computing:
+                if id(inputs) not in self._answers:
+                    started = time.perf_counter()
+                    answer = self._answered(inputs)
+                    self._answers[id(inputs)] = inputs, answer, time.perf_counter() - started
+        _, answer, _ = self._answers[id(inputs)]
         if isinstance(answer, ExecutionFailed):
             raise answer
         return answer
