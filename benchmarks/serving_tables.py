@@ -162,6 +162,17 @@ def shadow(result: Result) -> str:
     return "\n".join(rows)
 
 
+def drift(result: Result) -> str:
+    """One row per model."""
+    rows = ["| model | outputs that show drift | a run without them | with them | ratio |", "|---" * 5 + "|"]
+    for model, row in result["models"].items():
+        rows.append(
+            f"| {model} | {row['taps']} | {1e3 * row['without_s']:.2f} ms | {1e3 * row['with_s']:.2f} ms "
+            f"| {row['ratio']:.2f} × |"
+        )
+    return "\n".join(rows)
+
+
 def summary(results: dict[str, Result]) -> str:
     """What was aimed at and what was measured."""
     many, one = (
@@ -205,6 +216,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "serving_loading": loading,
     "serving_memory": memory,
     "shadow_latency": shadow,
+    "drift_cost": drift,
 }
 
 

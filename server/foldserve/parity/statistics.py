@@ -4,7 +4,8 @@ A BatchNorm normalises each channel by the mean μ and the variance σ² that it
 
     z = (x − μ) / √(σ² + ε)        mean z = 0 and mean z² = σ²/(σ² + ε) as long as the inputs are like those
 
-The taps of a model (:mod:`foldserve.parity.taps`) give the averages of z and z² over space, image by image.
+The taps of a model (:mod:`foldserve.parity.taps`) give the averages of y = γz + β and of y² over space, image
+by image.
 This module knows numpy only: whoever opens a tapped model from disk need not read its graph.
 """
 
@@ -25,7 +26,7 @@ Channels = NDArray[np.float64]
 
 
 def tap_names(index: int) -> tuple[str, str]:
-    """The outputs of a tapped model with the averages of z and of z² of its layer number ``index``."""
+    """The outputs of a tapped model with the averages of y and of y² of its layer number ``index``."""
     return f"foldserve.batch_norm.{index}.mean", f"foldserve.batch_norm.{index}.mean_square"
 
 
@@ -38,6 +39,12 @@ class Statistics:
 
     channels: tuple[int, ...]
     """Number of channels of each."""
+
+    scale: Channels
+    """γ of what the taps show: 1 where that is z itself."""
+
+    shift: Channels
+    """β of what the taps show: 0 where that is z itself."""
 
     mean: Channels
     """μ."""
@@ -67,6 +74,8 @@ class Statistics:
             folder / STATISTICS_FILE,
             layers=np.array(self.layers, np.str_),
             channels=np.array(self.channels, np.int64),
+            scale=self.scale,
+            shift=self.shift,
             mean=self.mean,
             variance=self.variance,
             epsilon=self.epsilon,
@@ -82,9 +91,7 @@ class Statistics:
             return cls(
                 tuple(saved["layers"].tolist()),
                 tuple(saved["channels"].tolist()),
-                saved["mean"],
-                saved["variance"],
-                saved["epsilon"],
+                **{name: saved[name] for name in ("scale", "shift", "mean", "variance", "epsilon")},
             )
 
 
@@ -114,7 +121,12 @@ class Moments:
             sums.append(values.sum(axis=0, dtype=np.float64))
             if index % 2 == 0:
                 images.append(np.full(channels, len(values), np.float64))
-        return cls(np.concatenate(images), np.concatenate(sums[::2]), np.concatenate(sums[1::2]))
+        seen, y, y_squared = np.concatenate(images), np.concatenate(sums[::2]), np.concatenate(sums[1::2])
+        scale, shift = statistics.scale, statistics.shift
+        with np.errstate(invalid="ignore", over="ignore"):
+            z = (y - seen * shift) / scale
+            z_squared = (y_squared - 2 * shift * y + seen * np.square(shift)) / np.square(scale)
+        return cls(seen, z, z_squared)
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.images + other.images, self.z + other.z, self.z_squared + other.z_squared)

@@ -1,18 +1,21 @@
 """Taps: outputs beside a model's own that show what its BatchNorms read.
 
-For every BatchNormalization of the main graph whose statistics are constants:
+For every BatchNormalization y = γz + β, z = (x − μ) / √(σ² + ε), of the main graph whose statistics are
+constants:
+
+    y → Flatten to [images · channels, space] → ReduceMean                  → mean of y
+                                              → ReduceSumSquare ÷ its size  → mean of y²
+
+y is there already, and centred: μ is taken away before anything is squared, so that no variance drowns in the
+rounding of x². What is known of y tells of z as long as γ is not small beside β, nor 0. Where it is in some
+channel, z is computed for its own sake:
 
     x → Cast to float32 → BatchNormalization(γ = 1, β = 0, μ, σ², ε) → z
 
-    z → Flatten to [images · channels, space] → ReduceMean                 → mean of z
-                                              → Mul (z · z) → ReduceMean   → mean of z²
-
-z is centred before it is squared: where μ is far from zero the variance would drown in the rounding of x².
-What the float32 sums hold is of the order of 1. It is computed from x rather than taken from the BatchNorm's
-own output, which shows nothing of a channel with γ = 0. Flattened, values of any rank look the same.
+which costs memory and time. Flattened, values of any rank look the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -26,10 +29,15 @@ EPSILON = float(np.float32(1e-5))
 """The default of the attribute, which ONNX stores as a float32."""
 
 AXES_ARE_AN_INPUT = 18
-"""The first operator set in which ReduceMean takes its axes as an input."""
+"""The first operator set in which reductions take their axes as an input."""
 
-MEAN, VARIANCE = 3, 4
-"""Which inputs of a BatchNormalization hold the statistics."""
+FLOAT = int(ir.DataType.FLOAT)
+
+SCALE, SHIFT, MEAN, VARIANCE = 1, 2, 3, 4
+"""Which inputs of a BatchNormalization hold γ, β and the statistics."""
+
+LARGEST_SHIFT = 8.0
+"""|β| / |γ| up to which y tells of z: its square multiplies the rounding of float32 sums."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +46,22 @@ class BatchNorm:
 
     node: ir.Node
     name: str
+    scale: Channels | None
+    """γ; None if it is not constant."""
+
+    shift: Channels | None
+    """β; None if it is not constant."""
+
     mean: Channels
     variance: Channels
     epsilon: float
+
+    def output_tells(self) -> tuple[Channels, Channels] | None:
+        """γ and β, if what is known of y tells of z in every channel."""
+        if self.scale is None or self.shift is None or not self.scale.all():
+            return None
+        is_small = np.abs(self.shift) <= LARGEST_SHIFT * np.abs(self.scale)
+        return (self.scale, self.shift) if is_small.all() else None
 
 
 def tapped(model: ir.Model) -> tuple[ir.Model, Statistics] | None:
@@ -55,12 +76,15 @@ def tapped(model: ir.Model) -> tuple[ir.Model, Statistics] | None:
         return None
     for index, norm in enumerate(norms):
         _tap(copy.graph, norm, index)
+    affine = [norm.output_tells() or (np.ones_like(norm.mean), np.zeros_like(norm.mean)) for norm in norms]
     statistics = Statistics(
         tuple(norm.name for norm in norms),
         tuple(norm.mean.size for norm in norms),
-        np.concatenate([norm.mean for norm in norms]),
-        np.concatenate([norm.variance for norm in norms]),
-        np.concatenate([np.full(norm.mean.size, norm.epsilon) for norm in norms]),
+        scale=np.concatenate([scale for scale, _ in affine]),
+        shift=np.concatenate([shift for _, shift in affine]),
+        mean=np.concatenate([norm.mean for norm in norms]),
+        variance=np.concatenate([norm.variance for norm in norms]),
+        epsilon=np.concatenate([np.full(norm.mean.size, norm.epsilon) for norm in norms]),
     )
     return copy, statistics
 
@@ -80,7 +104,7 @@ def batch_norms(model: ir.Model) -> list[BatchNorm]:
         norm = _batch_norm(node)
         if norm is not None:
             name = norm.name if norm.name not in found else f"{norm.name} ({node.outputs[0].name})"
-            found[name] = BatchNorm(node, name, norm.mean, norm.variance, norm.epsilon)
+            found[name] = replace(norm, name=name)
     return list(found.values())
 
 
@@ -106,7 +130,15 @@ def _batch_norm(node: ir.Node) -> BatchNorm | None:
     if mean is None or variance is None:
         return None
     name = node.name or node.outputs[0].name or ""
-    return BatchNorm(node, name, mean, variance, node.attributes.get_float("epsilon", EPSILON))
+    return BatchNorm(
+        node,
+        name,
+        _vector(node.inputs[SCALE]),
+        _vector(node.inputs[SHIFT]),
+        mean,
+        variance,
+        node.attributes.get_float("epsilon", EPSILON),
+    )
 
 
 def _vector(value: ir.Value | None) -> Channels | None:
@@ -134,23 +166,31 @@ def _tap(graph: ir.Graph, norm: BatchNorm, index: int) -> None:
         graph.register_initializer(value)
         return value
 
-    def average(rows: ir.Value, name: str) -> ir.Value:
+    def reduced(kind: str, rows: ir.Value) -> ir.Value:
         if graph.opset_imports[""] >= AXES_ARE_AN_INPUT:
-            result = operator("ReduceMean", [rows, tensor(np.array([1], np.int64))], keepdims=0)
-        else:
-            result = operator("ReduceMean", [rows], axes=[1], keepdims=0)
+            return operator(kind, [rows, tensor(np.array([1], np.int64))], keepdims=0)
+        return operator(kind, [rows], axes=[1], keepdims=0)
+
+    def in_float32(value: ir.Value) -> ir.Value:
+        return value if value.dtype is ir.DataType.FLOAT else operator("Cast", [value], to=FLOAT)
+
+    y = norm.node.outputs[0]
+    if norm.output_tells() is None:
+        x = norm.node.inputs[0]
+        assert x is not None
+        ones = np.ones(norm.mean.size, np.float32)
+        statistics = (ones, 0 * ones, norm.mean.astype(np.float32), norm.variance.astype(np.float32))
+        y = operator("BatchNormalization", [in_float32(x), *map(tensor, statistics)], epsilon=norm.epsilon)
+    else:
+        y = in_float32(y)
+    rows = operator("Flatten", [y], axis=2)
+    size = operator("Gather", [operator("Shape", [rows]), tensor(np.array(1, np.int64))])
+    results = (
+        reduced("ReduceMean", rows),
+        operator("Div", [reduced("ReduceSumSquare", rows), operator("Cast", [size], to=FLOAT)]),
+    )
+    for result, name in zip(results, tap_names(index), strict=True):
         result.name = name
         result.type, result.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([None])
-        return result
-
-    x = norm.node.inputs[0]
-    assert x is not None
-    if x.dtype is not ir.DataType.FLOAT:
-        x = operator("Cast", [x], to=int(ir.DataType.FLOAT))
-    ones = np.ones(norm.mean.size, np.float32)
-    statistics = (ones, 0 * ones, norm.mean.astype(np.float32), norm.variance.astype(np.float32))
-    z = operator("BatchNormalization", [x, *map(tensor, statistics)], epsilon=norm.epsilon)
-    rows = operator("Flatten", [z], axis=2)
-    mean, mean_square = tap_names(index)
-    graph.outputs.extend([average(rows, mean), average(operator("Mul", [rows, rows]), mean_square)])
+    graph.outputs.extend(results)
     graph.insert_after(norm.node, nodes)

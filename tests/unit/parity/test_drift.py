@@ -43,7 +43,15 @@ def images(digits: tuple[Floats, Floats]) -> Floats:
 
 def _one_layer(variance: Sequence[float], epsilon: float = 1e-5) -> Statistics:
     count = len(variance)
-    return Statistics(("norm",), (count,), np.zeros(count), np.array(variance), np.full(count, epsilon))
+    return Statistics(
+        ("norm",),
+        (count,),
+        np.ones(count),
+        np.zeros(count),
+        np.zeros(count),
+        np.array(variance),
+        np.full(count, epsilon),
+    )
 
 
 def _taps(z: Floats) -> list[Array]:

@@ -275,7 +275,7 @@ def test_where_the_original_overflows_inside_nothing_is_proven(
     """A sigmoid or an arg-max behind it hides it from the outputs; what its BatchNorms read does not."""
     watched = watch()
     ones = np.ones(3)
-    watched.reference.statistics = Statistics(("norm",), (3,), 0 * ones, ones, 0 * ones)
+    watched.reference.statistics = Statistics(("norm",), (3,), ones, 0 * ones, 0 * ones, ones, 0 * ones)
     x = np.full((1, 3), scale, np.float32)
     watched.shadow.offer({"x": x}, [("y", 3 * x)], 1, 0)
     assert watched.settled() == {found: 1}

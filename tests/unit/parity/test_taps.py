@@ -110,6 +110,23 @@ def test_a_channel_that_the_model_multiplies_by_zero_is_seen() -> None:
     _check(source, {"x": x})
 
 
+@pytest.mark.parametrize(("gamma", "beta", "more"), [(1, 8, 0), (-1, 8, 0), (1, 9, 1), (0, 0, 1)])
+def test_only_where_the_output_does_not_tell_the_input_is_normalised_again(
+    gamma: float, beta: float, more: int
+) -> None:
+    parameters = WEIGHTS | {
+        "gamma": np.array([1, 1, gamma, 1], np.float32),
+        "beta": np.array([0, 0, beta, 0], np.float32),
+    }
+    text = f"""g ({IMAGES} x) => ({IMAGES} y)
+        {{ r = Relu(x) y = BatchNormalization(r, gamma, beta, mean, variance) }}"""
+    source = model(text, parameters)
+    kinds = [node.op_type for node in _tapped(source)[0].graph]
+    assert kinds.count("BatchNormalization") == 1 + more
+    x = np.random.default_rng(0).standard_normal((3, 4, 5, 5)).astype(np.float32)
+    _check(source, {"x": x}, tolerance=1e-4)
+
+
 def test_the_answers_are_the_same_bit_for_bit_and_the_weights_are_shared(
     digits: tuple[Floats, Floats],
 ) -> None:
