@@ -103,6 +103,7 @@ class ModelManager(ModelTable):
                 self._refuse(model, _reason(error))
                 raise
             model.failure = ""
+            self._metrics.ready.remove_by_labels({"model": model.name, "version": ""})
             for version in missing_versions(settings.versions, folder.versions):
                 log.error("a version to serve is not there", model=model.name, version=version)
             present = {version: (folder.files, files) for version, files in folder.versions.items()}
@@ -191,6 +192,9 @@ class ModelManager(ModelTable):
 
     def _refuse(self, model: Model, reason: str) -> None:
         model.failure, model.awaited = reason, False
+        self._metrics.load_failures.labels(model.name, "").inc()
+        if not model.ready:
+            self._metrics.ready.labels(model.name, "").set(0)
         serves_on = "model is not brought up to date: the old one serves on"
         event = serves_on if model.ready else "model is not loaded"
         log.error(event, model=model.name, reason=reason, serving=list(model.ready))

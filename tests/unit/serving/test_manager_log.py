@@ -61,3 +61,19 @@ def test_what_fails_says_what_serves_on(managed: Managed, capfd: pytest.CaptureF
         "model is not brought up to date: the old one serves on",
         [1],
     )
+
+
+def test_a_model_of_which_no_version_is_tried_shows_in_the_metrics(managed: Managed) -> None:
+    put(managed.repository, 1, plus(1))
+    configuration = managed.repository / "plus" / "foldserve.yaml"
+    configuration.write_text("max_batch_size: many")
+    with pytest.raises(ConfigurationError):
+        managed.update()
+    sample = managed.metrics.registry.get_sample_value
+    nothing_tried = {"model": "plus", "version": ""}
+    assert sample("foldserve_model_ready", nothing_tried) == 0
+    assert sample("foldserve_model_load_failures_total", nothing_tried) == 1
+    configuration.unlink()
+    managed.update()
+    assert sample("foldserve_model_ready", nothing_tried) is None
+    assert sample("foldserve_model_ready", {"model": "plus", "version": "1"}) == 1
