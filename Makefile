@@ -8,6 +8,7 @@ VENV := .venv
 TRITON_VENV := .venv-triton
 PERF_VENV := .venv-perf
 FOLDERS_VENV := .venv-folders
+KUBERNETES_VENV := .venv-kubernetes
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
 DISTRIBUTIONS := $(wildcard proto/pyproject.toml server/pyproject.toml client/pyproject.toml)
@@ -17,10 +18,21 @@ ENGINE := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cp
 PERF := $(if $(filter gpu,$(ENGINE)),$(PERF_VENV)/.complete)
 CONTRACT := $(shell find proto -name '*.proto')
 
+BUILD := docker build --file docker/Dockerfile --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null)
+
+# PyTorch's build for processors is on an index of its own.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+TORCH_FROM ?= --extra-index-url $(TORCH_INDEX)
+
 # ONNX Runtime writes a device id under the home folder unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo run example test bench bench-folding bench-drift bench-serving lint format clean
+LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --python-platform x86_64-manylinux_2_28 \
+	--custom-compile-command 'make locks'
+LOCK_SERVER := $(LOCK) -c constraints.txt --find-links build/wheels --no-emit-package foldserve-proto --extra otel \
+	server/pyproject.toml docker/requirements.in
+
+.PHONY: help setup demo run example test test-container images locks bench bench-folding bench-drift bench-serving lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -55,6 +67,12 @@ $(PERF_VENV)/.complete: requirements-perf.txt
 	@$(PERF_VENV)/bin/perf_analyzer --version > /dev/null
 	@touch $@
 
+$(KUBERNETES_VENV)/.complete: requirements-kubernetes.txt
+	@test -x $(KUBERNETES_VENV)/bin/python || { echo "Making $(KUBERNETES_VENV) ..."; $(PYTHON) -m venv $(KUBERNETES_VENV); }
+	@$(KUBERNETES_VENV)/bin/python $(PIP) install -q -r requirements-kubernetes.txt
+	@$(KUBERNETES_VENV)/bin/python $(PIP) install -q --no-deps kserve==0.21.0
+	@touch $@
+
 demo: setup ## Serve the bundled model, send it real digits, show what happened, stop
 	@$(BIN)/python examples/demo.py
 
@@ -72,7 +90,7 @@ run: setup ## Serve the bundled models in the foreground
 example: setup ## Train the bundled model again and write its artefacts
 	@$(BIN)/python examples/train_digits.py
 
-test: setup $(TRITON_VENV)/.complete $(PERF) ## Pass all tests
+test: setup $(TRITON_VENV)/.complete $(KUBERNETES_VENV)/.complete $(PERF) ## Pass all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 $(FOLDERS_VENV)/.complete: $(VENV)/.complete benchmarks/requirements-folders.txt benchmarks/requirements-models.txt
@@ -80,6 +98,27 @@ $(FOLDERS_VENV)/.complete: $(VENV)/.complete benchmarks/requirements-folders.txt
 	@$(FOLDERS_VENV)/bin/python $(PIP) install -q -r benchmarks/requirements-folders.txt
 	@$(BIN)/python $(PIP) install -q --no-deps -r benchmarks/requirements-models.txt
 	@touch $@
+
+images: ## Build foldserve:cpu, foldserve:pt2 and foldserve:gpu with docker
+	$(BUILD) --tag foldserve:cpu .
+	$(BUILD) --build-arg VARIANT=pt2 --tag foldserve:pt2 .
+	docker build --file docker/cuda.Dockerfile --tag foldserve-base:cuda13 docker
+	$(BUILD) --build-arg VARIANT=gpu --build-arg BASE=foldserve-base:cuda13 --tag foldserve:gpu .
+
+test-container: setup ## Build foldserve:cpu and try it in a running container engine
+	@docker info > /dev/null 2>&1 || { echo 'No container engine answers: start one (docs/deployment.md)'; exit 1; }
+	@tests/container/stand-ins.sh
+	$(BUILD) --quiet --tag foldserve:cpu .
+	@$(BIN)/python -m pytest tests/container $(PYTEST_ARGS)
+
+locks: setup ## Pin what the images install, with hashes (where PyTorch's index is out of reach: TORCH_FROM='--find-links ...')
+	@$(BIN)/python $(PIP) wheel -q --no-deps --wheel-dir build/wheels ./proto
+	@$(LOCK) docker/requirements-build.in -o docker/requirements-build.txt --python-version 3.11
+	@$(LOCK_SERVER) --extra cpu -o docker/requirements-cpu.txt --python-version 3.11
+	@$(LOCK_SERVER) --extra gpu -o docker/requirements-gpu.txt --python-version 3.12
+	@$(LOCK_SERVER) --extra cpu --extra pt2 docker/requirements-pt2.in $(TORCH_FROM) \
+		-o docker/requirements-pt2.txt --python-version 3.11
+	@sed -i '1i --extra-index-url $(TORCH_INDEX)' docker/requirements-pt2.txt
 
 bench: bench-folding bench-drift bench-serving ## Run all benchmarks (two hours)
 
@@ -102,6 +141,7 @@ bench-serving: setup ## Measure serving beside its limits: throughput, latency, 
 	$(BIN)/python benchmarks/serving_loading.py
 	$(BIN)/python benchmarks/serving_memory.py
 	$(BIN)/python benchmarks/shadow_latency.py
+	$(BIN)/python benchmarks/drift_cost.py
 	$(BIN)/python benchmarks/serving_tables.py
 
 lint: setup ## Check style, formatting and types
@@ -115,4 +155,4 @@ format: setup ## Mend style and formatting, and write the README's tables
 	@$(BIN)/python tests/readme_tables.py
 
 clean: ## Remove everything that setup made
-	rm -rf $(VENV) $(TRITON_VENV) $(PERF_VENV) $(FOLDERS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TRITON_VENV) $(PERF_VENV) $(FOLDERS_VENV) $(KUBERNETES_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
