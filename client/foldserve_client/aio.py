@@ -1,6 +1,8 @@
 """The asyncio client."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -21,28 +23,73 @@ from foldserve_proto.grpc_service_pb2 import (
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from foldserve_proto.model_config_pb2 import ModelConfig
 
-from foldserve_client.errors import from_status
-from foldserve_client.exchanges import Exchange, Exchanges, Stubs
-from foldserve_client.inference import InferResult, Inputs, Parameter
-from foldserve_client.transport import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Deadline
+from foldserve_client import exchanges
+from foldserve_client.connection import (
+    DEFAULT_ADDRESS,
+    DEFAULT_RETRIES,
+    DEFAULT_TIMEOUT_S,
+    Addresses,
+    Compression,
+    Connection,
+    Deadline,
+    Tls,
+)
+from foldserve_client.errors import ClientError
+from foldserve_client.inference import Asked, InferResult, Inputs, Parameter
+from foldserve_client.inferring import ClassScore, Inferring
+from foldserve_client.regions import Regions
+from foldserve_client.steps import AT_ONCE, Call, Exchange, Pause, Step, Stubs, Together
+from foldserve_client.streaming import DEFAULT_WINDOW, Event, StreamAnswer, Window
 
 Result = TypeVar("Result")
 
+UNREGISTER_S = 2.0
+"""Longest that closing waits for the server to forget shared memory."""
+
 
 class AsyncClient:
-    """A connection to a foldserve server, for one event loop; an async context manager.
+    """A connection to a foldserve server, or several, for one event loop; an async context manager.
 
     Every method raises a :class:`~foldserve_client.errors.ClientError` where the server refuses or cannot be
-    reached. ``timeout`` is in seconds and covers the whole method; None in a method means the client's own,
-    None in the client means none. An empty ``version`` leaves the choice to the server.
+    reached. ``timeout_s`` covers the whole method; None in a method means the client's own, None in the
+    client means none. An empty ``version`` leaves the choice to the server.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float | None = DEFAULT_TIMEOUT_S) -> None:
-        """Connect to "host:port" with the first call; ``timeout`` is the default for every method."""
-        self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-        self._stubs = Stubs(GRPCInferenceServiceStub(self._channel), FoldServiceStub(self._channel))
-        self._exchanges = Exchanges()
-        self._timeout = timeout
+    def __init__(
+        self,
+        addresses: Addresses = DEFAULT_ADDRESS,
+        *,
+        tls: Tls | None = None,
+        token: str | None = None,
+        compression: Compression | None = None,
+        retries: int = DEFAULT_RETRIES,
+        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        shared_memory: bool = False,
+    ) -> None:
+        """Connect with the first call; raises ValueError for arguments that cannot work.
+
+        ``addresses`` is ``"host:port"``, ``"unix:/path"`` or a list of ``"host:port"``, which take turns and
+        are left out while they do not serve; with ``"dns:///host:port"`` all addresses of that name take
+        turns. ``token`` goes with every request. ``retries`` counts further tries of a request that only asks
+        or infers: where the server is not reached or does not serve, and where it is full and says when to
+        come back. ``timeout_s`` is the default of every method. ``shared_memory`` passes larger tensors in
+        shared memory, for a server on this machine that was started with ``--shared-memory``.
+        """
+        connection = Connection.to(addresses, tls=tls, token=token, compression=compression, retries=retries)
+        if shared_memory and connection.takes_turns:
+            raise ValueError("shared memory is for one server: give one address")
+        self._connection = connection
+        self._channel = (
+            grpc.aio.insecure_channel(connection.target, connection.options)
+            if tls is None
+            else grpc.aio.secure_channel(connection.target, tls.credentials(), connection.options)
+        )
+        inference = GRPCInferenceServiceStub(self._channel)
+        self._stubs = Stubs(inference, FoldServiceStub(self._channel))
+        self._open_stream = inference.ModelStreamInfer
+        self._regions = Regions() if shared_memory else None
+        self._inferring = Inferring(connection.retries, self._regions)
+        self._timeout_s = timeout_s
 
     async def infer(
         self,
@@ -53,61 +100,150 @@ class AsyncClient:
         outputs: Sequence[str] = (),
         request_id: str = "",
         parameters: Mapping[str, Parameter] | None = None,
-        timeout: float | None = None,
+        timeout_s: float | None = None,
     ) -> InferResult:
         """Run a model once.
 
-        ``inputs`` is one array for a model with one input, else arrays by name. Arrays must have the dtype
-        that the model declares; lists and numbers are converted to it. ``outputs`` names the outputs to
-        return, empty for all.
-        """
-        exchange = self._exchanges.infer(
-            model,
-            inputs,
-            version=version,
-            outputs=outputs,
-            request_id=request_id,
-            parameters=parameters or {},
-        )
-        return await self._run(exchange, timeout)
+        ``inputs`` is one array for a model with one input, else arrays by name; anything with ``__array__``
+        is an array: torch's tensors, PIL's images. Arrays must have the dtype that the model declares; lists
+        and numbers are converted to it. ``outputs`` names the outputs to return, empty for all. A batch that
+        the server would not take at once is sent in parts, side by side, and the answers are joined in order.
 
-    async def live(self, *, timeout: float | None = None) -> bool:
+        >>> async def first_digit() -> int:
+        ...     async with AsyncClient(address) as client:
+        ...         return (await client.infer("digits", images[:1])).output.argmax()
+        >>> print(asyncio.run(first_digit()))
+        2
+        """
+        asked = Asked(version, outputs, request_id, parameters or {})
+        return await self._run(self._inferring.infer(model, inputs, asked), timeout_s)
+
+    async def stream(
+        self,
+        model: str,
+        inputs: Iterable[Inputs] | AsyncIterable[Inputs],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        request_id: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
+        window: int = DEFAULT_WINDOW,
+        ordered: bool = True,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[StreamAnswer]:
+        """Run a model many times over one stream, each time on the next of ``inputs``.
+
+        ``inputs`` is read no faster than so that at most ``window`` requests are sent or answered but not yet
+        taken. Answers come in the order of the inputs; with ``ordered=False`` as they are ready. A request
+        that fails has its error in its answer and ends nothing; the stream ends with an exception where the
+        connection or ``inputs`` fails. Its requests are called ``<request_id>/0`` and so on. ``timeout_s`` is
+        for the whole stream, without limit unless given.
+        """
+        signature = await self._run(self._inferring.signature(model, version), timeout_s)
+        requests = Window(
+            signature, Asked(version, outputs, request_id, parameters or {}), window, ordered=ordered
+        )
+        places = asyncio.Semaphore(window)
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        remaining = _each(inputs)
+
+        async def write() -> None:
+            try:
+                while await places.acquire():
+                    made = requests.next_request(await anext(remaining))
+                    if isinstance(made, StreamAnswer):
+                        events.put_nowait(made)
+                    else:
+                        await call.write(made)
+            except StopAsyncIteration:
+                requests.close()
+                await call.done_writing()
+            except (grpc.RpcError, asyncio.InvalidStateError):
+                return  # the stream has ended; reading tells why
+            except Exception as error:
+                events.put_nowait(error)
+
+        async def read() -> None:
+            try:
+                async for response in call:
+                    events.put_nowait(requests.answer(response))
+                events.put_nowait(None)
+            except grpc.RpcError as error:
+                events.put_nowait(self._connection.error(error))
+
+        call = self._open_stream(
+            timeout=timeout_s, metadata=self._connection.metadata, compression=self._connection.compression
+        )
+        tasks = [asyncio.create_task(write()), asyncio.create_task(read())]
+        try:
+            while (event := await events.get()) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                for answer in requests.tell(event):
+                    yield answer
+                    places.release()
+            requests.check_end()
+        finally:
+            call.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def classify(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        top: int = 5,
+        output: str | None = None,
+        version: str = "",
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> list[list[ClassScore]]:
+        """The ``top`` classes of each row, the best one first, as the server names them.
+
+        ``output`` is the one that has the scores, for a model with several.
+        """
+        asked = Asked(version, request_id=request_id)
+        return await self._run(self._inferring.classify(model, inputs, top, output, asked), timeout_s)
+
+    async def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether the server is up; raises Unavailable where it cannot be reached."""
-        return await self._run(self._exchanges.live(), timeout)
+        return await self._run(exchanges.live(), timeout_s)
 
     async def ready(
-        self, model: str | None = None, *, version: str = "", timeout: float | None = None
+        self, model: str | None = None, *, version: str = "", timeout_s: float | None = None
     ) -> bool:
         """Whether a model, or the server as a whole, takes requests; False for an unknown model."""
-        return await self._run(self._exchanges.ready(model, version), timeout)
+        return await self._run(exchanges.ready(model, version), timeout_s)
 
-    async def server_metadata(self, *, timeout: float | None = None) -> ServerMetadataResponse:
+    async def server_metadata(self, *, timeout_s: float | None = None) -> ServerMetadataResponse:
         """The server's name, version and extensions."""
-        return await self._run(self._exchanges.server_metadata(), timeout)
+        return await self._run(exchanges.server_metadata(), timeout_s)
 
     async def model_metadata(
-        self, model: str, *, version: str = "", timeout: float | None = None
+        self, model: str, *, version: str = "", timeout_s: float | None = None
     ) -> ModelMetadataResponse:
         """A model's versions, inputs, outputs and properties."""
-        return await self._run(self._exchanges.model_metadata(model, version), timeout)
+        return await self._run(self._inferring.metadata(model, version), timeout_s)
 
     async def model_config(
-        self, model: str, *, version: str = "", timeout: float | None = None
+        self, model: str, *, version: str = "", timeout_s: float | None = None
     ) -> ModelConfig:
         """What a model runs with, as Triton's ModelConfig."""
-        return await self._run(self._exchanges.model_config(model, version), timeout)
+        return await self._run(exchanges.model_config(model, version), timeout_s)
 
     async def statistics(
-        self, model: str | None = None, *, version: str = "", timeout: float | None = None
+        self, model: str | None = None, *, version: str = "", timeout_s: float | None = None
     ) -> ModelStatisticsResponse:
         """Counts and durations of a model's requests, or of all models'."""
-        return await self._run(self._exchanges.statistics(model, version), timeout)
+        return await self._run(exchanges.statistics(model, version), timeout_s)
 
     async def repository_index(
-        self, repository: str = "", *, timeout: float | None = None
+        self, repository: str = "", *, timeout_s: float | None = None
     ) -> RepositoryIndexResponse:
         """Every model version that the server knows, its state and why it is not ready."""
-        return await self._run(self._exchanges.repository_index(repository), timeout)
+        return await self._run(exchanges.repository_index(repository), timeout_s)
 
     async def load_model(
         self,
@@ -115,44 +251,52 @@ class AsyncClient:
         *,
         config: Mapping[str, Any] | None = None,
         files: Mapping[str, bytes] | None = None,
-        timeout: float | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         """Load a model, or load it again, and return when it serves; that may take minutes.
 
         ``config`` (ModelConfig, as JSON has it) stands in for the model's ``config.pbtxt``, and ``files``, by
         their paths in the model's folder (``1/model.onnx``), for the whole folder. Raises FailedPrecondition
         where the model does not load, or the server is not in model control mode ``explicit``.
-        """
-        await self._run(self._exchanges.load_model(model, config, files or {}), timeout)
 
-    async def unload_model(self, model: str, *, timeout: float | None = None) -> None:
+        This, :meth:`unload_model` and :meth:`reset_fallback` are for clients of the server's management
+        address.
+        """
+        await self._run(exchanges.load_model(model, config, files or {}), timeout_s)
+
+    async def unload_model(self, model: str, *, timeout_s: float | None = None) -> None:
         """Take a model out of service, without waiting for its requests in flight, which finish."""
-        await self._run(self._exchanges.unload_model(model), timeout)
+        await self._run(exchanges.unload_model(model), timeout_s)
 
     async def fold_report(
-        self, model: str, *, version: str = "", timeout: float | None = None
+        self, model: str, *, version: str = "", timeout_s: float | None = None
     ) -> GetFoldReportResponse:
         """What folding did to a model, site by site."""
-        return await self._run(self._exchanges.fold_report(model, version), timeout)
+        return await self._run(exchanges.fold_report(model, version), timeout_s)
 
     async def parity(
-        self, model: str, *, version: str = "", timeout: float | None = None
+        self, model: str, *, version: str = "", timeout_s: float | None = None
     ) -> GetParityResponse:
         """How near the served model is to the original, as measured at load and since then."""
-        return await self._run(self._exchanges.parity(model, version), timeout)
+        return await self._run(exchanges.parity(model, version), timeout_s)
 
-    async def drift(self, model: str, *, version: str = "", timeout: float | None = None) -> GetDriftResponse:
+    async def drift(
+        self, model: str, *, version: str = "", timeout_s: float | None = None
+    ) -> GetDriftResponse:
         """How far sampled inputs have drifted from what the model's BatchNorms saw in training."""
-        return await self._run(self._exchanges.drift(model, version), timeout)
+        return await self._run(exchanges.drift(model, version), timeout_s)
 
     async def reset_fallback(
-        self, model: str, *, version: str = "", timeout: float | None = None
+        self, model: str, *, version: str = "", timeout_s: float | None = None
     ) -> ResetFallbackResponse:
         """Let a model that fell back to its unfolded form answer again as it was loaded."""
-        return await self._run(self._exchanges.reset_fallback(model, version), timeout)
+        return await self._run(exchanges.reset_fallback(model, version), timeout_s)
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
+        if self._regions is not None:
+            with suppress(ClientError):
+                await self._run(self._regions.unregister(), UNREGISTER_S)
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -166,17 +310,66 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, exchange: Exchange[Result], timeout: float | None) -> Result:
-        deadline = Deadline.after(self._timeout if timeout is None else timeout)
+    async def _run(self, exchange: Exchange[Result], timeout_s: float | None) -> Result:
+        deadline = Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
+        return await self._carry_out(exchange, deadline)
+
+    async def _carry_out(self, exchange: Exchange[Result], deadline: Deadline) -> Result:
         try:
-            call = next(exchange)
+            step = next(exchange)
             while True:
                 try:
-                    response = await call.method(self._stubs)(call.request, timeout=deadline.remaining())
-                except grpc.RpcError as error:
-                    call = exchange.throw(from_status(error.code(), error.details()))
+                    taken = await self._take(step, deadline)
+                except ClientError as error:
+                    step = exchange.throw(error)
                 else:
-                    call = exchange.send(response)
+                    step = exchange.send(taken)
         except StopIteration as finished:
             result: Result = finished.value
             return result
+
+    async def _take(self, step: Step, deadline: Deadline) -> Any:
+        match step:
+            case Call():
+                return await self._call(step, deadline)
+            case Pause(seconds):
+                if is_possible := deadline.allows(seconds):
+                    await asyncio.sleep(seconds)
+                return is_possible
+            case Together(exchanges):
+                return await self._together(exchanges, deadline)
+
+    async def _call(self, call: Call[Any, Any], deadline: Deadline) -> Any:
+        connection = self._connection
+        try:
+            return await call.method(self._stubs)(
+                call.request,
+                timeout=deadline.remaining(),
+                metadata=connection.metadata,
+                compression=connection.compression,
+            )
+        except grpc.RpcError as error:
+            raise connection.error(error, call.request) from None
+
+    async def _together(self, exchanges: Sequence[Exchange[Result]], deadline: Deadline) -> list[Result]:
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def carry_out(exchange: Exchange[Result]) -> Result:
+            async with places:
+                return await self._carry_out(exchange, deadline)
+
+        tasks = [asyncio.create_task(carry_out(exchange)) for exchange in exchanges]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _each(items: Iterable[Result] | AsyncIterable[Result]) -> AsyncIterator[Result]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from foldserve_client.infer_command import Classified
 from foldserve_client.inference import InferResult
 
 BATCH_NORMALIZATION = "BatchNormalization"
@@ -46,8 +47,9 @@ def repository_index(index: pb.RepositoryIndexResponse) -> RenderableType:
 def statistics(answer: pb.ModelStatisticsResponse) -> RenderableType:
     """A row for each model version: what it answered, and what the stages took on average."""
     stages = ("queue", "compute_input", "compute_infer", "compute_output")
-    means = [f"{stage.removeprefix('compute_')} ms" for stage in stages]
-    rows = _table("model", "version", "answered", "failed", "rows", "runs", *means)
+    means = [stage.removeprefix("compute_") for stage in stages]
+    rows = _table("model", "version", "ok", "failed", "rows", "runs", *means)
+    rows.caption = f"{', '.join(means)}: mean milliseconds of a request"
     for model in answer.model_stats:
         requests = model.inference_stats
         rows.add_row(
@@ -69,6 +71,15 @@ def infer_result(result: InferResult) -> RenderableType:
         shown.append(f"[bold]{escape(name)}[/bold] {array.dtype.name} {_shape(array.shape)}")
         shown.append(Text(np.array2string(array, threshold=256, edgeitems=4, precision=4)))
     return Group(*shown)
+
+
+def classes(classified: Classified) -> RenderableType:
+    """A row for each image: its classes, the best one first, with their scores."""
+    most = max((len(found) for _, found in classified), default=0)
+    rows = _table("image", *("best" if rank == 1 else f"{rank}." for rank in range(1, most + 1)))
+    for file, found in classified:
+        rows.add_row(escape(file), *(escape(f"{one.label or one.index} ({one.value:.3g})") for one in found))
+    return rows
 
 
 def fold_report(response: fold_pb.GetFoldReportResponse) -> RenderableType:
@@ -246,7 +257,7 @@ def _facts(facts: dict[str, str]) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

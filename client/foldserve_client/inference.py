@@ -1,7 +1,10 @@
 """Inference requests from arrays, checked against the model's metadata, and results from responses."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from foldserve_proto import grpc_service_pb2 as pb
@@ -10,34 +13,49 @@ from numpy.typing import ArrayLike
 from foldserve_client.errors import Internal, InvalidArgument
 from foldserve_client.tensors import Array, decode, dtype_of, encode
 
-Inputs = ArrayLike | Mapping[str, ArrayLike]
-"""One array for a model with one input, or arrays by input name."""
+Inputs: TypeAlias = ArrayLike | Mapping[str, ArrayLike]
+"""One array for a model with one input, or arrays by name; anything with ``__array__`` is an array, too."""
 
-Parameter = bool | int | float | str
+Parameter: TypeAlias = bool | int | float | str
 """Value of a request parameter."""
 
-_Metadata = pb.ModelMetadataResponse
-_Tensor = pb.ModelMetadataResponse.TensorMetadata
+CLASSIFICATION = "classification"
+"""Parameter of a requested output: so many of its largest values, as ``value:index[:label]``."""
+
+Elsewhere: TypeAlias = Callable[[pb.ModelInferResponse.InferOutputTensor], Array | None]
+"""Finds the array of an output that is not in the response; None for one that is."""
 
 
 class InferResult(Mapping[str, Array]):
     """What a model answered: a mapping of output name to array, in the order of the response.
 
-    The arrays are read-only views of the response; copy one to change it.
+    The arrays are read-only views of the response; copy one to change it. (The answer to a batch that was
+    sent in parts is an array of its own.)
     """
 
-    def __init__(self, response: pb.ModelInferResponse) -> None:
-        """Decode a response; raises Internal where it does not make sense."""
+    def __init__(self, response: pb.ModelInferResponse, elsewhere: Elsewhere | None = None) -> None:
+        """Decode a response; raises Internal where it does not make sense.
+
+        ``elsewhere`` has the arrays of outputs that are not in the response.
+        """
         raws = response.raw_output_contents
         if len(raws) != len(response.outputs):
             raise Internal(f"the response has {len(raws)} raw contents for {len(response.outputs)} outputs")
         self.model_name = response.model_name
         self.model_version = response.model_version
         self.request_id = response.id
-        self._outputs = {
-            tensor.name: decode(tensor.name, tensor.datatype, tensor.shape, raw)
-            for tensor, raw in zip(response.outputs, raws, strict=True)
-        }
+        self._outputs: dict[str, Array] = {}
+        for tensor, raw in zip(response.outputs, raws, strict=True):
+            array = elsewhere(tensor) if elsewhere is not None else None
+            if array is None:
+                array = decode(tensor.name, tensor.datatype, tensor.shape, raw)
+            self._outputs[tensor.name] = array
+
+    def with_outputs(self, outputs: dict[str, Array]) -> "InferResult":
+        """The same answer with other outputs."""
+        other = copy(self)
+        other._outputs = outputs
+        return other
 
     @property
     def output(self) -> Array:
@@ -60,6 +78,88 @@ class InferResult(Mapping[str, Array]):
         return f"InferResult({self.model_name} version {self.model_version}, {outputs})"
 
 
+class Spec(NamedTuple):
+    """One input or output of a model; -1 in ``shape`` may be any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"'{self.name}' ({self.datatype} {list(self.shape)})"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request says beside its inputs."""
+
+    version: str = ""
+    outputs: Sequence[str] = ()
+    """Names of the outputs to return; empty for all."""
+
+    request_id: str = ""
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    classes: int = 0
+    """How many of the largest values of each output, as text; 0: the output itself."""
+
+
+class Signature:
+    """What a model takes and gives, read from its metadata once."""
+
+    def __init__(self, metadata: pb.ModelMetadataResponse) -> None:
+        self.metadata = metadata
+        self.name = metadata.name
+        self.inputs, self.outputs = (
+            tuple(Spec(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
+            for tensors in (metadata.inputs, metadata.outputs)
+        )
+        self.properties = dict(metadata.properties)
+
+    def arrays(self, inputs: Inputs) -> list[Array]:
+        """The inputs in the model's order; raises InvalidArgument naming the tensor and what was expected.
+
+        Arrays must have the dtype that the model declares; anything else, such as a list, is converted to it.
+        """
+        if not isinstance(inputs, Mapping):
+            if len(self.inputs) != 1:
+                raise InvalidArgument(
+                    f"model '{self.name}' takes {len(self.inputs)} inputs: {_names(self.inputs)}; "
+                    "pass a mapping of name to array"
+                )
+            return [_checked(self.inputs[0], inputs)]
+        for name in inputs:
+            self._require_known("input", name, self.inputs)
+        for spec in self.inputs:
+            if spec.name not in inputs:
+                raise InvalidArgument(f"input {spec} is missing")
+        return [_checked(spec, inputs[spec.name]) for spec in self.inputs]
+
+    def request(self, asked: Asked) -> pb.ModelInferRequest:
+        """A request without inputs; raises InvalidArgument for an unknown output or a strange parameter."""
+        request = pb.ModelInferRequest(model_name=self.name, model_version=asked.version, id=asked.request_id)
+        for name in asked.outputs or ([spec.name for spec in self.outputs] if asked.classes else ()):
+            self._require_known("output", name, self.outputs)
+            output = request.outputs.add(name=name)
+            if asked.classes:
+                output.parameters[CLASSIFICATION].int64_param = asked.classes
+        for name, value in asked.parameters.items():
+            request.parameters[name].CopyFrom(_parameter(name, value))
+        return request
+
+    def with_contents(self, request: pb.ModelInferRequest, arrays: Iterable[Array]) -> pb.ModelInferRequest:
+        """The request with these arrays of :meth:`arrays` as its inputs."""
+        for spec, array in zip(self.inputs, arrays, strict=True):
+            request.inputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
+            request.raw_input_contents.append(encode(spec.name, array))
+        return request
+
+    def _require_known(self, kind: str, name: str, specs: Sequence[Spec]) -> None:
+        if all(name != spec.name for spec in specs):
+            near = get_close_matches(name, [spec.name for spec in specs], n=1)
+            hint = f"; did you mean '{near[0]}'?" if near and len(specs) > 1 else ""
+            raise InvalidArgument(f"model '{self.name}' has no {kind} '{name}'; it has {_names(specs)}{hint}")
+
+
 def infer_request(
     metadata: pb.ModelMetadataResponse,
     inputs: Inputs,
@@ -69,68 +169,37 @@ def infer_request(
     request_id: str,
     parameters: Mapping[str, Parameter],
 ) -> pb.ModelInferRequest:
-    """A request with raw contents; raises InvalidArgument naming the tensor and what was expected.
-
-    Arrays must have the dtype that the model declares; anything else, such as a list, is converted to it.
-    """
-    request = pb.ModelInferRequest(model_name=metadata.name, model_version=version, id=request_id)
-    by_name = _by_name(metadata, inputs)
-    for tensor in metadata.inputs:
-        array = _checked(tensor, by_name[tensor.name])
-        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
-        request.raw_input_contents.append(encode(tensor.name, array))
-    for name in outputs:
-        _require_known("output", name, metadata.name, metadata.outputs)
-        request.outputs.add(name=name)
-    for name, value in parameters.items():
-        request.parameters[name].CopyFrom(_parameter(name, value))
-    return request
+    """A request with raw contents, checked against the metadata as :class:`Signature` does."""
+    signature = Signature(metadata)
+    asked = Asked(version, outputs, request_id, parameters)
+    return signature.with_contents(signature.request(asked), signature.arrays(inputs))
 
 
-def _by_name(metadata: _Metadata, inputs: Inputs) -> Mapping[str, ArrayLike]:
-    if not isinstance(inputs, Mapping):
-        if len(metadata.inputs) != 1:
-            raise InvalidArgument(
-                f"model '{metadata.name}' takes {len(metadata.inputs)} inputs: {_names(metadata.inputs)}; "
-                "pass a mapping of name to array"
-            )
-        return {metadata.inputs[0].name: inputs}
-    for name in inputs:
-        _require_known("input", name, metadata.name, metadata.inputs)
-    for tensor in metadata.inputs:
-        if tensor.name not in inputs:
-            raise InvalidArgument(f"input {_described(tensor)} is missing")
-    return inputs
-
-
-def _require_known(kind: str, name: str, model: str, tensors: Sequence[_Tensor]) -> None:
-    if all(name != tensor.name for tensor in tensors):
-        raise InvalidArgument(f"model '{model}' has no {kind} '{name}'; it has {_names(tensors)}")
-
-
-def _checked(tensor: _Tensor, value: ArrayLike) -> Array:
+def _checked(spec: Spec, value: ArrayLike) -> Array:
     """The value as an array of the tensor's dtype and of a shape that the tensor can have."""
-    dtype = dtype_of(tensor.datatype)
+    dtype = dtype_of(spec.datatype)
     try:
-        if isinstance(value, np.ndarray | np.generic):
-            array = _of_dtype(np.asarray(value), dtype)
-        else:
-            array = _converted(value, dtype)
-    except (TypeError, ValueError, FloatingPointError) as error:
-        raise InvalidArgument(f"input {_described(tensor)}: {error}") from None
-    fits = len(array.shape) == len(tensor.shape) and all(
-        wanted in (-1, size) for wanted, size in zip(tensor.shape, array.shape, strict=True)
-    )
-    if not fits:
-        raise InvalidArgument(f"input {_described(tensor)}: got shape {list(array.shape)}")
+        array = _of_dtype(value, dtype) if hasattr(value, "__array__") else _converted(value, dtype)
+    except (TypeError, ValueError, FloatingPointError, RuntimeError) as error:
+        raise InvalidArgument(f"input {spec}: {error}") from None
+    if len(array.shape) != len(spec.shape) or any(
+        wanted not in (-1, size) for wanted, size in zip(spec.shape, array.shape, strict=True)
+    ):
+        raise InvalidArgument(f"input {spec}: got shape {list(array.shape)}")
     return array
 
 
-def _of_dtype(array: Array, dtype: np.dtype[Any]) -> Array:
-    """An array that has the dtype already, up to byte order and the kind of string."""
+def _of_dtype(value: ArrayLike, dtype: np.dtype[Any]) -> Array:
+    """An array, of whatever library, that has the dtype already, up to byte order and the kind of string."""
+    array = np.asarray(value)
+    if array.dtype == dtype:
+        return array
     fits = array.dtype.kind in "OSU" if dtype.hasobject else array.dtype.newbyteorder("<") == dtype
     if not fits:
-        raise TypeError(f"got an array of {array.dtype}; convert it with .astype('{dtype.name}')")
+        own = isinstance(value, np.ndarray | np.generic)
+        what = "an array" if own else f"{type(value).__name__}, an array"
+        how = f".astype('{dtype.name}')" if own else f"numpy.asarray(..., '{dtype.name}')"
+        raise TypeError(f"got {what} of {array.dtype}; convert it with {how}")
     return array.astype(dtype, copy=False)
 
 
@@ -161,9 +230,5 @@ def _parameter(name: str, value: Parameter) -> pb.InferParameter:
     raise InvalidArgument(f"parameter '{name}' must be a bool, a 64-bit int, a float or a str, got {value!r}")
 
 
-def _described(tensor: _Tensor) -> str:
-    return f"'{tensor.name}' ({tensor.datatype} {list(tensor.shape)})"
-
-
-def _names(tensors: Sequence[_Tensor]) -> str:
-    return ", ".join(f"'{tensor.name}'" for tensor in tensors)
+def _names(specs: Iterable[Spec]) -> str:
+    return ", ".join(f"'{spec.name}'" for spec in specs)

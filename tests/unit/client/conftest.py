@@ -18,7 +18,7 @@ UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 @pytest.fixture
 def echo() -> EchoServicer:
     servicer = EchoServicer()
-    servicer.serve("echo", [("x", "FP32", [-1, 4])], ["y"])
+    servicer.serve("echo", [("x", "FP32", [-1, 4])], ["y"], max_batch_size=8)
     servicer.serve("pair", [("a", "INT64", [-1]), ("b", "BYTES", [-1])], ["c", "d"])
     return servicer
 
@@ -43,7 +43,7 @@ def address(echo: EchoServicer, reports: ReportServicer) -> Iterator[str]:
 @pytest.fixture(params=["sync", "asyncio"])
 def client(request: pytest.FixtureRequest, address: str) -> Iterator[AnyClient]:
     if request.param == "sync":
-        with Client(address, timeout=10) as client:
+        with Client(address, timeout_s=10) as client:
             yield client
     else:
         with asyncio.Runner() as runner:
@@ -53,4 +53,4 @@ def client(request: pytest.FixtureRequest, address: str) -> Iterator[AnyClient]:
 
 
 async def _connect(address: str) -> AsyncClient:
-    return AsyncClient(address, timeout=10)
+    return AsyncClient(address, timeout_s=10)

@@ -2,8 +2,10 @@
 
 # ruff: noqa: N802, ARG002 - gRPC names the methods and their arguments
 import threading
+from collections.abc import Iterator
 
 import grpc
+import numpy as np
 from foldserve_proto import fold_service_pb2 as fold_pb
 from foldserve_proto import fold_service_pb2_grpc as fold_service
 from foldserve_proto import grpc_service_pb2 as pb
@@ -25,9 +27,15 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self.unloaded: set[str] = set()
         self.stuck = threading.Event()
         self.is_ready = True
+        self.max_batch_sizes: dict[str, int] = {}
+        self.trailers: tuple[tuple[str, str], ...] = ()
+        self.most_in_stream = 0
+        self.answered_in_stream = 0
+        self.metadata_sent: dict[str, str | bytes] = {}
 
-    def serve(self, name: str, inputs: list[Tensor], outputs: list[str]) -> None:
-        """Add or replace a model."""
+    def serve(self, name: str, inputs: list[Tensor], outputs: list[str], *, max_batch_size: int = 0) -> None:
+        """Add or replace a model; it refuses more rows than ``max_batch_size``, unless that is 0."""
+        self.max_batch_sizes[name] = max_batch_size
         metadata = pb.ModelMetadataResponse(name=name, versions=["1"], platform="echo")
         for tensor, datatype, shape in inputs:
             metadata.inputs.add(name=tensor, datatype=datatype, shape=shape)
@@ -65,7 +73,9 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self, request: pb.ModelConfigRequest, context: grpc.ServicerContext
     ) -> pb.ModelConfigResponse:
         name = self._model(request.name, context).name
-        return pb.ModelConfigResponse(config=ModelConfig(name=name, max_batch_size=8))
+        return pb.ModelConfigResponse(
+            config=ModelConfig(name=name, max_batch_size=self.max_batch_sizes[name])
+        )
 
     def ModelStatistics(
         self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
@@ -108,20 +118,73 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: grpc.ServicerContext
     ) -> pb.ModelInferResponse:
         self.requests.append(request)
+        self.metadata_sent = dict(context.invocation_metadata())
         if request.model_name == "stuck":
             self.stuck.wait()
         if request.model_name in self.failures:
+            context.set_trailing_metadata(self.trailers)
             context.abort(*self.failures[request.model_name])
         model = self._model(request.model_name, context)
         if [(t.name, t.datatype) for t in request.inputs] != [(t.name, t.datatype) for t in model.inputs]:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the inputs are others now")
+        most = self.max_batch_sizes[request.model_name]
+        if most and request.inputs[0].shape[0] > most:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"a batch has {most} rows at most")
         response = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+        if any(output.parameters for output in request.outputs):
+            return self._classes(request, response)
         wanted = {output.name for output in request.outputs} or {output.name for output in model.outputs}
         echoes = zip(model.outputs, request.inputs, request.raw_input_contents, strict=True)
         for output, source, raw in echoes:
             if output.name in wanted:
                 response.outputs.add(name=output.name, datatype=source.datatype, shape=source.shape)
                 response.raw_output_contents.append(raw)
+        return response
+
+    def ModelStreamInfer(
+        self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ModelStreamInferResponse]:
+        """Answers two at a time, the later one first; a request whose parameter says so fails."""
+        pair: list[pb.ModelInferRequest] = []
+        for request in request_iterator:
+            self.requests.append(request)
+            self.most_in_stream = max(self.most_in_stream, len(self.requests) - self.answered_in_stream)
+            pair.append(request)
+            if len(pair) == 2:
+                yield from self._answers(pair, context)
+                pair = []
+        yield from self._answers(pair, context)
+
+    def _answers(
+        self, pair: list[pb.ModelInferRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ModelStreamInferResponse]:
+        for request in reversed(pair):
+            self.answered_in_stream += 1
+            response = pb.ModelStreamInferResponse()
+            if np.isnan(np.frombuffer(request.raw_input_contents[0], np.float32)).any():
+                response.error_message = "not a number"
+                response.infer_response.id = request.id
+            else:
+                response.infer_response.CopyFrom(self.ModelInfer(request, context))
+                self.requests.pop()
+            yield response
+
+    def _classes(
+        self, request: pb.ModelInferRequest, response: pb.ModelInferResponse
+    ) -> pb.ModelInferResponse:
+        """The classes of each row; number 1 is called "one"."""
+        most = request.outputs[0].parameters["classification"].int64_param
+        rows = np.frombuffer(request.raw_input_contents[0], np.float32).reshape(request.inputs[0].shape)
+        best = np.argsort(-rows, axis=1)[:, :most]
+        texts = [
+            f"{row[index]}:{index}{':one' if index == 1 else ''}".encode()
+            for row, order in zip(rows, best, strict=True)
+            for index in order
+        ]
+        response.outputs.add(name=request.outputs[0].name, datatype="BYTES", shape=best.shape)
+        response.raw_output_contents.append(
+            b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+        )
         return response
 
     def _model(self, name: str, context: grpc.ServicerContext) -> pb.ModelMetadataResponse:

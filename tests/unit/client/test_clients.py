@@ -101,25 +101,26 @@ def test_an_unknown_model_is_not_found(client: AnyClient) -> None:
         client.infer("none", IMAGES)
     assert caught.value.code is grpc.StatusCode.NOT_FOUND
     assert caught.value.details == "no model 'none'"
+    assert caught.value.model == "none"
 
 
 def test_a_code_without_a_class_of_its_own_is_kept(client: AnyClient, echo: EchoServicer) -> None:
-    echo.failures["echo"] = (grpc.StatusCode.PERMISSION_DENIED, "")
+    echo.failures["echo"] = (grpc.StatusCode.DATA_LOSS, "")
     with pytest.raises(ClientError) as caught:
         client.infer("echo", IMAGES)
     assert type(caught.value) is ClientError
-    assert caught.value.code is grpc.StatusCode.PERMISSION_DENIED
+    assert caught.value.code is grpc.StatusCode.DATA_LOSS
 
 
 def test_the_timeout_of_a_method_ends_it(client: AnyClient, echo: EchoServicer) -> None:
     echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
     with pytest.raises(DeadlineExceeded):
-        client.infer("stuck", IMAGES, timeout=0.3)
+        client.infer("stuck", IMAGES, timeout_s=0.3)
 
 
 def test_the_timeout_covers_reading_the_metadata_too(client: AnyClient, echo: EchoServicer) -> None:
     with pytest.raises(DeadlineExceeded):
-        client.infer("echo", IMAGES, timeout=0.0)
+        client.infer("echo", IMAGES, timeout_s=0.0)
     assert echo.requests == []
 
 
@@ -195,7 +196,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 async def test_asyncio_requests_run_side_by_side(address: str, echo: EchoServicer) -> None:
     echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
-    async with AsyncClient(address, timeout=10) as client:
+    async with AsyncClient(address, timeout_s=10) as client:
         waiting = asyncio.create_task(client.infer("stuck", IMAGES))
         answers = await asyncio.gather(*(client.infer("echo", IMAGES + i) for i in range(3)))
         assert not waiting.done()
@@ -207,7 +208,7 @@ async def test_asyncio_requests_run_side_by_side(address: str, echo: EchoService
 
 async def test_an_asyncio_request_can_be_cancelled(address: str, echo: EchoServicer) -> None:
     echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
-    async with AsyncClient(address, timeout=10) as client:
+    async with AsyncClient(address, timeout_s=10) as client:
         waiting = asyncio.create_task(client.infer("stuck", IMAGES))
         await client.infer("echo", IMAGES)
         waiting.cancel()

