@@ -19,7 +19,7 @@ SHELL_LINES = [
     line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
 ]
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-CONTROL = [line for line in SHELL_LINES if re.search(r"foldserve-client (load|models|stats|unload)", line)]
+CONTROL = [line for line in SHELL_LINES if re.search(r"foldserve-client (repository|stats)", line)]
 ON_A_RUNNING_SERVER = [
     line
     for line in SHELL_LINES

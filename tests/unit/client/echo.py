@@ -29,6 +29,14 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self.is_ready = True
         self.max_batch_sizes: dict[str, int] = {}
         self.trailers: tuple[tuple[str, str], ...] = ()
+        self.failing: int | None = None
+        """How many further requests fail as ``failures`` says; None: all."""
+
+        self.failing_loads = False
+        self.refused_value: float | None = None
+        self.tells_config = True
+        self.config_requests = 0
+        self.ends_streams_after: int | None = None
         self.most_in_stream = 0
         self.answered_in_stream = 0
         self.metadata_sent: dict[str, str | bytes] = {}
@@ -73,6 +81,9 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self, request: pb.ModelConfigRequest, context: grpc.ServicerContext
     ) -> pb.ModelConfigResponse:
         name = self._model(request.name, context).name
+        self.config_requests += 1
+        if not self.tells_config:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "no ModelConfig here")
         return pb.ModelConfigResponse(
             config=ModelConfig(name=name, max_batch_size=self.max_batch_sizes[name])
         )
@@ -105,6 +116,8 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryModelLoadRequest, context: grpc.ServicerContext
     ) -> pb.RepositoryModelLoadResponse:
         self.loads.append(request)
+        if self.failing_loads:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         self.unloaded.discard(self._model(request.model_name, context).name)
         return pb.RepositoryModelLoadResponse()
 
@@ -121,7 +134,8 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self.metadata_sent = dict(context.invocation_metadata())
         if request.model_name == "stuck":
             self.stuck.wait()
-        if request.model_name in self.failures:
+        if request.model_name in self.failures and self.failing != 0:
+            self.failing = None if self.failing is None else self.failing - 1
             context.set_trailing_metadata(self.trailers)
             context.abort(*self.failures[request.model_name])
         model = self._model(request.model_name, context)
@@ -131,6 +145,9 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         if most and request.inputs[0].shape[0] > most:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"a batch has {most} rows at most")
         response = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+        values = np.frombuffer(request.raw_input_contents[0], np.float32)
+        if self.refused_value is not None and self.refused_value in values:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not this value")
         if any(output.parameters for output in request.outputs):
             return self._classes(request, response)
         wanted = {output.name for output in request.outputs} or {output.name for output in model.outputs}
@@ -150,6 +167,8 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
             self.requests.append(request)
             self.most_in_stream = max(self.most_in_stream, len(self.requests) - self.answered_in_stream)
             pair.append(request)
+            if self.ends_streams_after == len(self.requests):
+                return
             if len(pair) == 2:
                 yield from self._answers(pair, context)
                 pair = []
