@@ -1,0 +1,188 @@
+"""From what was asked for on the command line to the report, on the terminal and in files."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from foldserve_client.connection import Tls
+from foldserve_client.errors import ClientError
+from foldserve_client.load import display, files, runs
+from foldserve_client.load.errors import LoadTestError
+from foldserve_client.load.levels import Loop, Step, parse_levels, steps
+from foldserve_client.load.live import Live, Watcher
+from foldserve_client.load.mix import Share, parse_share
+from foldserve_client.load.order import Order
+from foldserve_client.load.report import Report, StepResult
+from foldserve_client.load.sides import Effort, Inputs, Side
+from foldserve_client.load.target import Target
+from foldserve_client.options import Connecting
+
+DURATION_S = 10.0
+FIRST_RATE = "10"
+INTERRUPTED = 130
+SIDE = re.compile(r"((?P<address>[^/=]+:\d+)(/|$))?(?P<model>.+)?")
+SIZES = re.compile(r"(?P<input>[^=]+)=(?P<sizes>\d+(,\d+)*)")
+
+
+def carry_out(connecting: Connecting, order: Order) -> int:
+    """Do it; returns the exit code."""
+    try:
+        report = _report(connecting, order)
+    except (LoadTestError, ClientError) as error:
+        typer.secho(f"{error}", fg=typer.colors.RED, err=True)
+        return 1
+    except KeyboardInterrupt:
+        typer.secho("interrupted: nothing is reported", err=True)
+        return INTERRUPTED
+    writers = ((order.json, files.write_json), (order.csv, files.write_csv), (order.html, files.write_html))
+    for file, write in writers:
+        if file is not None:
+            write(report, file)
+    console = Console()
+    console.print(display.report(report))
+    return 0 if any(step.latency.count for step in report.steps) else 1
+
+
+def plan(order: Order) -> list[Step]:
+    """The steps that were asked for; raises typer.BadParameter for options that do not go together."""
+    loop = Loop.CLOSED if order.rate is None and not order.find_capacity else Loop.CONSTANT
+    if order.poisson:
+        _require(loop is not Loop.CLOSED, "--poisson is for --rate: callers send when they are answered")
+        loop = Loop.POISSON
+    _require(order.callers is None or loop is Loop.CLOSED, "--callers and --rate exclude each other")
+    duration_s = order.duration_s
+    if duration_s is None and order.requests is None:
+        duration_s = DURATION_S
+    text = order.rate or order.callers or (FIRST_RATE if order.find_capacity else "1")
+    try:
+        found = steps(parse_levels(text, loop), loop, order.warm_up_s, duration_s, order.requests)
+    except LoadTestError as error:
+        raise typer.BadParameter(str(error)) from None
+    one = len(found) == 1 and found[0].level.start == found[0].level.end
+    if order.find_capacity:
+        _require(order.target_p99_ms is not None, "--find-capacity needs --target-p99")
+        _require(one, "--find-capacity begins at one --rate")
+        _require(order.compare is None, "--find-capacity and --compare exclude each other")
+    if order.compare is not None:
+        _require(one, "--compare takes one level of load")
+    return found
+
+
+def parse_side(text: str, address: str, shares: Sequence[Share]) -> tuple[str, list[Share]]:
+    """Address and models of ``ADDRESS``, ``MODEL`` or ``ADDRESS/MODEL``; what is left out is as elsewhere."""
+    found = SIDE.fullmatch(text)
+    own, model = (found["address"], found["model"]) if found else (None, None)
+    return own or address, [parse_share(model)] if model else list(shares)
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Sizes by input, from ``INPUT=1,3,224,224``; raises LoadTestError."""
+    shapes = {}
+    for text in texts:
+        found = SIZES.fullmatch(text)
+        if found is None:
+            raise LoadTestError(
+                f"--shape '{text}' is none: give the input and all its sizes, images=1,3,224,224"
+            )
+        shapes[found["input"]] = tuple(map(int, found["sizes"].split(",")))
+    return shapes
+
+
+def parse_data(texts: Sequence[str], models: Sequence[str]) -> dict[str, Path]:
+    """Paths by model, from ``PATH`` (for all models: the empty name) or ``MODEL=PATH``."""
+    paths = {}
+    for text in texts:
+        model, equals, path = text.partition("=")
+        named = bool(equals) and model in models
+        paths[model if named else ""] = Path(path if named else text)
+    return paths
+
+
+def _report(connecting: Connecting, order: Order) -> Report:
+    planned = plan(order)
+    target = _target(connecting)
+    wanted = _wanted(order, target)
+    models = [share.model for _, shares in wanted for share in shares]
+    inputs = Inputs(order.rows, parse_shapes(order.shapes), parse_data(order.data, models))
+    effort = Effort(order.processes, order.connections, connecting.timeout)
+    urls = order.metrics_urls or (None,) * len(wanted)
+    _require(len(urls) == len(wanted), f"--metrics-url goes here {len(wanted)} times, or not at all")
+    with ExitStack() as stack:
+        sides = [
+            stack.enter_context(Side(own, shares, inputs, effort, url))
+            for (own, shares), url in zip(wanted, urls, strict=True)
+        ]
+        found = _measure(order, planned, sides, stack.enter_context(Live()))
+    return Report(
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        addresses=tuple(dict.fromkeys(side.target.address for side in sides)),
+        servers=tuple(dict.fromkeys(side.server for side in sides)),
+        shares=tuple(dict.fromkeys(share for side in sides for share in side.shares)),
+        rows=order.rows,
+        data=", ".join(order.data) or "random",
+        generator=f"foldserve-client {version('foldserve-client')}, grpcio {version('grpcio')}",
+        **found,
+    )
+
+
+def _wanted(order: Order, target: Target) -> list[tuple[Target, list[Share]]]:
+    """Whom to ask for what: one server, or the two sides of a comparison."""
+    shares = [parse_share(text) for text in order.models]
+    if order.compare is None:
+        _require(bool(shares), "name a model to ask for")
+        return [(target, shares)]
+    parsed = [parse_side(text, target.address, shares) for text in order.compare]
+    _require(all(own for _, own in parsed), "--compare of two addresses needs a model to ask for")
+    return [(replace(target, address=address), own) for address, own in parsed]
+
+
+def _measure(order: Order, planned: list[Step], sides: Sequence[Side], watcher: Watcher) -> dict[str, Any]:
+    """What the report says of the measurement, by the names of its fields."""
+    if order.compare is not None:
+        results, comparison = runs.compare(
+            (sides[0], sides[1]), order.compare, planned[0], order.rounds, watcher
+        )
+        return {"kind": "comparison", "steps": tuple(results), "comparison": comparison}
+    if order.target_p99_ms is not None and order.find_capacity:
+        goal = runs.Goal(order.target_p99_ms, order.most_failed, order.precision)
+        results, capacity = runs.find_capacity(sides[0], planned[0], goal, watcher)
+        return {"kind": "capacity", "steps": tuple(results), "capacity": capacity}
+    return {"kind": "run", "steps": tuple(_until_interrupted(runs.run(sides[0], planned, watcher), watcher))}
+
+
+def _until_interrupted(results: Iterator[StepResult], watcher: Watcher) -> list[StepResult]:
+    """The steps that came to their end."""
+    finished: list[StepResult] = []
+    try:
+        finished.extend(results)  # what was taken before an interrupt stays
+    except KeyboardInterrupt:
+        if not finished:
+            raise
+        watcher.say("interrupted: only the finished steps are reported")
+    return finished
+
+
+def _target(connecting: Connecting) -> Target:
+    """The server that the options name, and how it lets us in."""
+    files = connecting.ca_file, connecting.cert_file, connecting.key_file
+    wanted = connecting.tls or connecting.server_name is not None or any(file is not None for file in files)
+    token = connecting.token
+    try:
+        if connecting.token_file is not None:
+            token = connecting.token_file.read_text().strip()
+        return Target(connecting.address, Tls(*files, connecting.server_name) if wanted else None, token)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise typer.BadParameter(otherwise)

@@ -1,0 +1,143 @@
+"""What the requests of a load test hold: random arrays that fit a model's metadata, or those of files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from foldserve_proto import grpc_service_pb2 as pb
+
+from foldserve_client.files import UnreadableFile, holds_arrays, read_arrays
+from foldserve_client.images import read_images
+from foldserve_client.inference import Signature
+from foldserve_client.load.errors import LoadTestError
+from foldserve_client.preparation import Preparation
+from foldserve_client.tensors import Array, dtype_of
+
+Metadata = pb.ModelMetadataResponse
+Tensor = pb.ModelMetadataResponse.TensorMetadata
+Arrays = Mapping[str, Array]
+"""The inputs of one request by name."""
+
+Shapes = Mapping[str, Sequence[int]]
+"""Whole shapes by input name, for inputs with dynamic dimensions beyond the first."""
+
+VARIANTS = 16
+"""Different random requests for a model: a server that remembers answers should not look fast."""
+
+LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", "S1")
+BYTES_LENGTH = 8
+DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+
+
+def random_requests(metadata: Metadata, shapes: Shapes, rows: int, seed: int = 0) -> Iterator[Arrays]:
+    """Random inputs: floats from 0 to 1, whole numbers from 0 to 127, ``BYTES`` of eight letters.
+
+    A dynamic first dimension is ``rows``; raises LoadTestError for other dynamic ones that ``shapes`` lacks.
+    """
+    if not metadata.inputs:
+        raise LoadTestError(
+            f"the server does not say which inputs model '{metadata.name}' has: give them with --data"
+        )
+    random = np.random.default_rng(seed)
+    wanted = {tensor.name: _shape(tensor, shapes, rows) for tensor in metadata.inputs}
+    for _ in range(VARIANTS):
+        yield {
+            tensor.name: _random(tensor.datatype, wanted[tensor.name], random) for tensor in metadata.inputs
+        }
+
+
+def file_requests(metadata: Metadata, path: Path, rows: int) -> Iterator[Arrays]:
+    """The arrays of a .npz file by input name, the one of a .npy file, or images; ``rows`` in each request.
+
+    Arrays are cut along their first dimension where the model lets each of them have any length there; files
+    shorter than a request begin anew. Otherwise the file is one request. Raises LoadTestError, and
+    InvalidArgument where the model takes no images.
+    """
+    arrays = _read(metadata, path)
+    dynamic = {tensor.name for tensor in metadata.inputs if tensor.shape and tensor.shape[0] == -1}
+    lengths = {array.shape[:1] for array in arrays.values()}
+    if metadata.inputs and (not arrays.keys() <= dynamic or len(lengths) != 1):
+        yield arrays
+        return
+    (length,) = lengths.pop()
+    for start in range(0, max(length - rows, 0) + 1, rows):
+        chosen = np.arange(start, start + rows) % length
+        yield {name: array[chosen] for name, array in arrays.items()}
+
+
+def described(metadata: Metadata, arrays: Arrays) -> Metadata:
+    """The metadata, with inputs as in ``arrays`` where the server names none (MLServer's need not)."""
+    if metadata.inputs:
+        return metadata
+    told = Metadata()
+    told.CopyFrom(metadata)
+    for name, array in arrays.items():
+        told.inputs.add(name=name, datatype=DATATYPES.get(array.dtype.name, "BYTES"), shape=array.shape)
+    return told
+
+
+def _read(metadata: Metadata, path: Path) -> Arrays:
+    """Everything in a file or folder, by input name."""
+    try:
+        if not path.is_dir() and holds_arrays(path):
+            loaded = read_arrays(path)
+            if isinstance(loaded, Mapping):
+                return {name: np.asarray(array) for name, array in loaded.items()}
+            return {_only_input(metadata, path): np.asarray(loaded)}
+        images = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+        if not images:
+            raise LoadTestError(f"{path} is an empty folder")
+        name = _only_input(metadata, path)
+        return {name: read_images(images, Signature(metadata).inputs[0], Preparation())}
+    except (OSError, UnreadableFile) as error:
+        raise LoadTestError(str(error)) from None
+
+
+def _only_input(metadata: Metadata, path: Path) -> str:
+    if len(metadata.inputs) != 1:
+        raise LoadTestError(
+            f"{path} is for a model with one input; model '{metadata.name}' tells of {len(metadata.inputs)}: "
+            "give a .npz file with arrays by input name"
+        )
+    return metadata.inputs[0].name
+
+
+def _shape(tensor: Tensor, shapes: Shapes, rows: int) -> tuple[int, ...]:
+    if tensor.name in shapes:
+        return tuple(shapes[tensor.name])
+    first, *others = tensor.shape or (rows,)
+    if first not in (-1, rows) and rows != 1:
+        raise LoadTestError(f"input '{tensor.name}' has {first} rows always, not {rows}")
+    if -1 in others:
+        example = ",".join(str(rows if size == -1 else size) for size in tensor.shape)
+        raise LoadTestError(
+            f"input '{tensor.name}' has the shape {list(tensor.shape)}: "
+            f"give a whole one, such as --shape {tensor.name}={example}"
+        )
+    return (rows if first == -1 else first, *others) if tensor.shape else ()
+
+
+def _random(datatype: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    if datatype == "BYTES":
+        letters = random.choice(LETTERS, (*shape, BYTES_LENGTH))
+        words = np.ascontiguousarray(letters).view(f"S{BYTES_LENGTH}")[..., 0]
+        return words.astype(object)
+    dtype = dtype_of(datatype)
+    if dtype.kind == "b":
+        return random.integers(2, size=shape).astype(dtype)
+    if dtype.kind in "iu":
+        return random.integers(128, size=shape).astype(dtype)
+    return random.random(shape, np.float32).astype(dtype)

@@ -1,0 +1,40 @@
+"""Whom to ask: an address, and how to be let in."""
+
+from dataclasses import dataclass
+
+import grpc
+
+from foldserve_client.client import Client
+from foldserve_client.connection import Connection, Tls
+
+OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
+"""Channels of one process would share a connection without it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server; plain values, for worker processes to connect by themselves."""
+
+    address: str
+    tls: Tls | None = None
+    token: str | None = None
+
+    def client(self) -> Client:
+        """A client of it, to ask what it is."""
+        return Client(self.address, tls=self.tls, token=self.token)
+
+    def channel(self) -> grpc.Channel:
+        """A new connection, which nobody else uses and on which nothing is tried twice."""
+        connection = self._connection()
+        options = (*connection.options, OWN_CONNECTION)
+        if self.tls is None:
+            return grpc.insecure_channel(connection.target, options)
+        return grpc.secure_channel(connection.target, self.tls.credentials(), options)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries."""
+        return self._connection().metadata
+
+    def _connection(self) -> Connection:
+        return Connection.to(self.address, tls=self.tls, token=self.token, compression=None, retries=0)
