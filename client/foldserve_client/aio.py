@@ -34,7 +34,7 @@ from foldserve_client.connection import (
     Deadline,
     Tls,
 )
-from foldserve_client.errors import ClientError
+from foldserve_client.errors import ClientError, Unavailable
 from foldserve_client.inference import Asked, InferResult, Inputs, Parameter
 from foldserve_client.inferring import ClassScore, Inferring
 from foldserve_client.regions import Regions
@@ -42,6 +42,9 @@ from foldserve_client.steps import AT_ONCE, Call, Exchange, Pause, Step, Stubs, 
 from foldserve_client.streaming import DEFAULT_WINDOW, Event, StreamAnswer, Window
 
 Result = TypeVar("Result")
+
+WRITE_FAILED = "Internal error from Core"
+"""What gRPC says instead of the server's status where that came while it was writing."""
 
 UNREGISTER_S = 2.0
 """Longest that closing waits for the server to forget shared memory."""
@@ -113,7 +116,7 @@ class AsyncClient:
         ...     async with AsyncClient(address) as client:
         ...         return (await client.infer("digits", images[:1])).output.argmax()
         >>> print(asyncio.run(first_digit()))
-        2
+        8
         """
         asked = Asked(version, outputs, request_id, parameters or {})
         return await self._run(self._inferring.infer(model, inputs, asked), timeout_s)
@@ -169,7 +172,10 @@ class AsyncClient:
                     events.put_nowait(requests.answer(response))
                 events.put_nowait(None)
             except grpc.RpcError as error:
-                events.put_nowait(self._connection.error(error))
+                ended = Unavailable("the server ended the stream while a request was on its way")
+                events.put_nowait(
+                    ended if error.details() == WRITE_FAILED else self._connection.error(error)
+                )
 
         call = self._open_stream(
             timeout=timeout_s, metadata=self._connection.metadata, compression=self._connection.compression

@@ -145,7 +145,7 @@ class Client:
 
         >>> with Client(address) as client:
         ...     [answer.result.output.argmax() for answer in client.stream("digits", images[:3, None])]
-        [np.int64(2), np.int64(8), np.int64(2)]
+        [np.int64(8), np.int64(2), np.int64(9)]
         """
         signature = self._run(self._inferring.signature(model, version), timeout_s)
         requests = Window(
@@ -214,7 +214,7 @@ class Client:
         >>> with Client(address) as client:
         ...     ((best, second),) = client.classify("digits", images[:1], top=2)
         >>> best.index, best.value > second.value
-        (2, True)
+        (8, True)
         """
         asked = Asked(version, request_id=request_id)
         return self._run(self._inferring.classify(model, inputs, top, output, asked), timeout_s)
