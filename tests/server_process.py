@@ -11,6 +11,7 @@ from typing import Self
 
 SERVE = [sys.executable, "-m", "foldserve", "serve"]
 FREE_PORTS = ["--host", "127.0.0.1", "--grpc-port", "0", "--http-port", "0"]
+FREE_PORTS += ["--management-address", "127.0.0.1:0"]
 END_S = 60
 Record = dict[str, object]
 
@@ -25,7 +26,11 @@ class ServerProcess:
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen([*SERVE, *options], stderr=output, env=os.environ)
-        self.wait_for(until)
+        try:
+            self.wait_for(until)
+        except BaseException:
+            self.end()
+            raise
 
     @property
     def address(self) -> str:
@@ -34,9 +39,10 @@ class ServerProcess:
         return f"{listening['host']}:{listening['grpc_port']}"
 
     def records(self) -> list[Record]:
-        """Every whole line of the log so far."""
+        """Every whole line of the log so far; what gRPC writes by itself is none of it."""
         text = self._log.read_text()
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def record(self, event: str) -> Record:
         """The first record of an event."""
@@ -56,11 +62,15 @@ class ServerProcess:
         self.process.send_signal(wanted)
         return self.process.wait(END_S)
 
+    def end(self) -> None:
+        """Kill it, if it still runs."""
+        self.process.kill()
+        self.process.wait()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.kill()
-        self.process.wait()
+        self.end()
