@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from certificates import Pki
 from foldserve.errors import ConfigurationError
+from foldserve.rpc import renewal
 from foldserve.server import Server
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -57,8 +58,10 @@ def mutual(tmp_path_factory: pytest.TempPathFactory, pki: Pki, in_place: Path) -
         "tls_key_file": in_place / "server.key",
         "tls_client_ca_file": in_place / "ca.crt",
     }
-    with serving(repository, **ONE_CPU, **settings) as server:
-        yield server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(renewal, "LOOK_EVERY_S", 0.05)
+        with serving(repository, **ONE_CPU, **settings) as server:
+            yield server
 
 
 def _code(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.StatusCode:

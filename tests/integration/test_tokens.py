@@ -17,7 +17,7 @@ import pytest
 import yaml
 from certificates import TOKEN_RECIPE, Pki, run
 from foldserve.observability.logging import configure_logging
-from foldserve.rpc import reader
+from foldserve.rpc import reader, renewal
 from foldserve.server import Server
 from foldserve.settings import LogFormat, LogLevel, Right
 from foldserve_proto import fold_service_pb2 as fold_pb
@@ -74,6 +74,7 @@ def server(
     repository = put(tmp_path_factory.mktemp("models"), 1, plus(1)).parents[2]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "HAS_PARTS", request.param)
+        patch.setattr(renewal, "LOOK_EVERY_S", 0.05)
         with serving(repository, **EXPLICIT, load_models=["plus"], token_file=token_file) as server:
             yield server
 
