@@ -32,7 +32,7 @@ stand_in() {
     is_missing "$1" || return 0
     make_debian
     echo "$1: a stand-in, of Debian's packages"
-    printf 'FROM %s\nRUN apt-get update && apt-get install --yes --no-install-recommends %s && rm -rf /var/lib/apt/lists/*\n%s\n' \
+    printf 'FROM %s\nRUN apt-get update && apt-get install --yes --no-install-recommends %s && rm -rf /var/lib/apt/lists/* /var/cache/*\n%s\n' \
         "$DEBIAN" "$2" "$3" | docker build --quiet --tag "$1" - > /dev/null
 }
 
@@ -40,5 +40,6 @@ image_of() { sed -n "s|.*image: \(prom/$1:.*\)|\1|p" docker/compose.yaml; }
 
 stand_in "$(sed -n 's/^ARG BASE=//p' docker/Dockerfile)" 'python3 python3-venv' \
     'RUN ln -s /usr/bin/python3 /usr/local/bin/python3'
-stand_in "$(image_of prometheus)" prometheus $'USER 65534\nENTRYPOINT ["/usr/bin/prometheus"]'
-stand_in "$(image_of alertmanager)" prometheus-alertmanager $'USER 65534\nENTRYPOINT ["/usr/bin/prometheus-alertmanager"]'
+stand_in "$(image_of prometheus)" prometheus $'RUN install -d -o 65534 /prometheus\nUSER 65534\nENTRYPOINT ["/usr/bin/prometheus"]'
+stand_in "$(image_of alertmanager)" prometheus-alertmanager \
+    $'RUN install -d -o 65534 /alertmanager\nUSER 65534\nENTRYPOINT ["/usr/bin/prometheus-alertmanager"]'

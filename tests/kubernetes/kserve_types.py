@@ -1,4 +1,4 @@
-"""Reads manifests as YAML from standard input, prints what KServe's own types say against them, as a JSON list.
+"""Reads manifests (YAML, standard input); prints what KServe's own types say against them, as a JSON list.
 
 Runs in an environment of its own (requirements-kubernetes.txt): the types come from KServe's package.
 """
