@@ -1,5 +1,6 @@
 """A caller that speaks HTTP/2 by hand, and so may do what no gRPC client does."""
 
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -53,6 +54,23 @@ class RawConnection:
         events = self.http.receive_data(data)
         self.send()
         return events
+
+    def receive_what_is_there(self) -> None:
+        """Read without waiting."""
+        while select.select([self.socket], [], [], 0)[0] and self.receive():
+            pass
+
+    def status(self, stream: int) -> str | None:
+        """How a call ends: its gRPC status, or what ended its stream or its connection without one."""
+        while events := self.receive():
+            for event in events:
+                if isinstance(event, h2.events.StreamReset) and event.stream_id == stream:
+                    return f"reset {event.error_code}"
+                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                    status = dict(event.headers).get("grpc-status")
+                    if event.stream_id == stream and status is not None:
+                        return str(status)
+        return "closed"
 
     def close(self) -> None:
         self.socket.close()

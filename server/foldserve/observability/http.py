@@ -2,7 +2,9 @@
 
 import socket
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -42,15 +44,39 @@ NOT_FOUND = b"this server answers /, /models/<name>/<version>, /metrics, /livez 
 Pages = Callable[[str, str], Page | None]
 """Given a request's target and its ``Accept`` header, the page; None where there is none."""
 
+MOST_CONNECTIONS = 64
+"""Each takes a thread, whether it asks for anything or not."""
+
 log = get_logger()
 
 
 class _Listener(ThreadingHTTPServer):
+    """Where there are too many connections, the oldest makes room: whoever asks in earnest is soon answered."""
+
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._connections: OrderedDict[socket.socket, None] = OrderedDict()
+        self._connections_lock = threading.Lock()
         super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a new connection, in a thread of its own."""
+        with self._connections_lock:
+            self._connections[request] = None
+            if len(self._connections) > MOST_CONNECTIONS:
+                oldest, _ = self._connections.popitem(last=False)
+                with suppress(OSError):  # it may have gone by itself
+                    oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection that ends."""
+        with self._connections_lock:
+            self._connections.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A caller that hangs up is no news."""

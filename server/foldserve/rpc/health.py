@@ -1,66 +1,92 @@
-"""grpc.health.v1 for the server as a whole and for each model."""
+"""grpc.health.v1 for the server as a whole and for each model.
+
+gRPC's own servicer sends to its watchers while it holds its lock: one that does not read keeps everybody from
+asking, and one that leaves in that moment brings the thread to a halt that reads from the network.
+"""
 
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from queue import SimpleQueue
 
 import grpc
-from grpc_health.v1 import health
+from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from foldserve.rpc.message_first import MessageFirstPool
+MOST_WATCHERS = 1000
+"""Each holds a thread, which waits for changes and for its caller to read them."""
 
-WATCHER_THREADS = 4
-
-SendResponse = Callable[[HealthCheckResponse | None], None]
+Status = HealthCheckResponse.ServingStatus.ValueType
 
 
-class Health(health.HealthServicer):
-    """gRPC's own servicer, whose watchers do not keep a stopping server waiting."""
+class Health(health_pb2_grpc.HealthServicer):
+    """Tells the status of the server (empty name), a service or a model to those who ask or watch."""
 
     def __init__(self) -> None:
-        super().__init__(
-            experimental_non_blocking=True,
-            experimental_thread_pool=MessageFirstPool(WATCHER_THREADS, "health"),
-        )
-        self._watchers: set[SendResponse] = set()
-        self._watchers_lock = threading.Lock()
-        self._is_over = False
+        self._statuses: dict[str, Status] = {}
+        self._watchers: dict[SimpleQueue[Status | None], str] = {}
+        """By what each is told, None for the end: the name that it watches."""
+
+        self._lock = threading.Lock()
+        self._has_left = self._is_over = False
+
+    def Check(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> HealthCheckResponse:
+        """The status now; NOT_FOUND for a name that nobody has told anything of."""
+        status = self._statuses.get(request.service)
+        if status is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"nothing is served under '{request.service[:100]}'")
+        return HealthCheckResponse(status=status)
 
     def Watch(
-        self,
-        request: HealthCheckRequest,
-        context: grpc.ServicerContext,
-        send_response_callback: Callable[..., Any] | None = None,
-    ) -> Any:
+        self, request: HealthCheckRequest, context: grpc.ServicerContext
+    ) -> Iterator[HealthCheckResponse]:
         """Tell the status now and at each change, until the caller or the server goes."""
-        assert send_response_callback is not None  # as long as gRPC knows experimental_non_blocking
-        watcher: SendResponse = send_response_callback
-        with self._watchers_lock:
-            self._watchers.add(watcher)
-            is_over = self._is_over
-        context.add_callback(lambda: self._forget(watcher))
-        answer = super().Watch(request, context, send_response_callback)
-        if is_over:
-            watcher(None)
-        return answer
+        changes: SimpleQueue[Status | None] = SimpleQueue()
+        if not self._add(changes, request.service):
+            text = f"{MOST_WATCHERS} callers watch the server's health, the most at a time; ask instead"
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        try:
+            if context.add_callback(lambda: changes.put(None)):
+                while (status := changes.get()) is not None:
+                    yield HealthCheckResponse(status=status)
+        finally:
+            with self._lock:
+                del self._watchers[changes]
 
     def tell(self, name: str, serving: bool) -> None:
-        """Set the status of the server (empty name), a service or a model."""
-        self.set(name, HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
+        """Set the status of a name; once the server has left, nothing changes that."""
+        with self._lock:
+            if not self._has_left:
+                self._set(name, HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
 
     def leave(self) -> None:
-        """Tell whoever asks or watches that nothing serves any more; from now on nothing changes that."""
-        self.enter_graceful_shutdown()
+        """Tell whoever asks or watches that nothing serves any more."""
+        with self._lock:
+            self._has_left = True
+            for name in self._statuses:
+                self._set(name, HealthCheckResponse.NOT_SERVING)
 
     def end_watches(self) -> None:
         """End the stream of every watcher, and of those whose call is only about to begin."""
-        with self._watchers_lock:
+        with self._lock:
             self._is_over = True
-            watchers = list(self._watchers)
-        for watcher in watchers:
-            watcher(None)
+            for changes in self._watchers:
+                changes.put(None)
 
-    def _forget(self, watcher: SendResponse) -> None:
-        with self._watchers_lock:
-            self._watchers.discard(watcher)
+    def _add(self, changes: SimpleQueue[Status | None], name: str) -> bool:
+        """Take in a watcher, if there is room."""
+        with self._lock:
+            if len(self._watchers) >= MOST_WATCHERS:
+                return False
+            self._watchers[changes] = name
+            changes.put(self._statuses.get(name, HealthCheckResponse.SERVICE_UNKNOWN))
+            if self._is_over:
+                changes.put(None)
+        return True
+
+    def _set(self, name: str, status: Status) -> None:
+        if self._statuses.get(name) == status:
+            return
+        self._statuses[name] = status
+        for changes, watched in self._watchers.items():
+            if watched == name:
+                changes.put(status)

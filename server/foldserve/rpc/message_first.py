@@ -34,6 +34,7 @@ HAS_PARTS = all(
         "_is_rpc_state_active",
         "_receive_message",
         "_unary_request",
+        "_unary_response_in_pool",
     )
 )
 """Whether this grpcio has the parts that calls are held back with."""
@@ -64,10 +65,11 @@ class Awaited:
 class MessageFirstPool(ThreadPoolExecutor):
     """The threads of a gRPC server, for calls whose message is there; streams bring theirs later.
 
-    ``most`` calls may be in work; further ones are refused. None: they wait for a thread.
+    ``most`` unary calls may be in work; further ones are refused. How many streams there may be, is for those
+    to say who answer them.
     """
 
-    def __init__(self, threads: int, name: str, *, most: int | None = None) -> None:
+    def __init__(self, threads: int, name: str, *, most: int) -> None:
         super().__init__(threads, name)
         self._awaited = Awaited()
         self._most = most
@@ -80,18 +82,21 @@ class MessageFirstPool(ThreadPoolExecutor):
             return super().submit(run, *work, **named)
         respond, event, state, behaviour, _, deserialise, *others = work
         received = _server._receive_message(state, event.call, deserialise)
+        is_counted = respond is _server._unary_response_in_pool
 
         def came(message: Any) -> Any:
             self._awaited.remove(state)
             ended = received(message)
             with state.condition:
                 request, state.request = state.request, None
-                refusal = self._refusal(request)
+                refusal = self._refusal(request, is_counted=is_counted)
                 if _server._is_rpc_state_active(state) and refusal is not None:
                     _server._abort(state, event.call, *refusal)
             if refusal is None:
                 work = (respond, event, state, behaviour, lambda: request, deserialise, *others)
-                self._put_to_work(run, *work)
+                done = super(MessageFirstPool, self).submit(run, *work)
+                if is_counted:
+                    done.add_done_callback(self._discount)
             return ended
 
         state.due.add(_server._RECEIVE_MESSAGE_TOKEN)
@@ -99,18 +104,15 @@ class MessageFirstPool(ThreadPoolExecutor):
         self._awaited.add(state, lambda: _give_up(state, event.call))
         return None
 
-    def _refusal(self, request: Any) -> tuple[Any, bytes] | None:
-        """Why a call gets no thread; None if it does, and then it counts."""
+    def _refusal(self, request: Any, *, is_counted: bool) -> tuple[Any, bytes] | None:
+        """Why a call gets no thread; None if it does, and then it counts, if such calls do."""
         if request is None:
             return cygrpc.StatusCode.unimplemented, b"a message is missing"
         with self._at_work_lock:
-            if self._most is not None and self._at_work >= self._most:
+            if is_counted and self._at_work >= self._most:
                 return cygrpc.StatusCode.resource_exhausted, TOO_MANY_AT_WORK.encode()
-            self._at_work += 1
+            self._at_work += is_counted
         return None
-
-    def _put_to_work(self, run: Callable[..., Any], *work: Any) -> None:
-        super().submit(run, *work).add_done_callback(self._discount)
 
     def _discount(self, _done: "Future[Any]") -> None:
         with self._at_work_lock:

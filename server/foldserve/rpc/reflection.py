@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-MOST_STREAMS = 8
+MOST_LOOKING_AROUND = 8
 """Each holds a thread for as long as its caller likes, and people who look around are few."""
 
 
@@ -20,14 +20,14 @@ class Reflection(reflection.ReflectionServicer):
 
     def __init__(self, services: tuple[str, ...]) -> None:
         super().__init__(services, pool=reflection_pool())
-        self._places = threading.BoundedSemaphore(MOST_STREAMS)
+        self._places = threading.BoundedSemaphore(MOST_LOOKING_AROUND)
 
     def ServerReflectionInfo(
         self, request_iterator: Iterator[Any], context: grpc.ServicerContext
     ) -> Iterator[Any]:
         """Answer what a caller asks about the services, until it has no more questions."""
         if not self._places.acquire(blocking=False):
-            text = f"{MOST_STREAMS} callers use reflection, the most at a time; retry later"
+            text = f"{MOST_LOOKING_AROUND} callers use reflection, the most at a time; retry later"
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         try:
             yield from super().ServerReflectionInfo(request_iterator, context)

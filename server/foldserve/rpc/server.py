@@ -14,12 +14,12 @@ from foldserve.observability.spans import Spans
 from foldserve.rpc.counted import counted
 from foldserve.rpc.fold import FoldServicer
 from foldserve.rpc.guard import Guard
-from foldserve.rpc.health import Health
+from foldserve.rpc.health import MOST_WATCHERS, Health
 from foldserve.rpc.listening import listen
 from foldserve.rpc.message_first import MessageFirstPool
 from foldserve.rpc.outcome import Outcomes
 from foldserve.rpc.reader import dismiss, reading_server
-from foldserve.rpc.reflection import Reflection
+from foldserve.rpc.reflection import MOST_LOOKING_AROUND, Reflection
 from foldserve.rpc.security import Security
 from foldserve.rpc.servicer import InferenceServicer
 from foldserve.serving.manager import ModelManager
@@ -29,9 +29,6 @@ from foldserve.settings.addresses import PUBLIC, host_and_port, joined
 
 INFERENCE_SERVICE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 FOLD_SERVICE = fold_service_pb2.DESCRIPTOR.services_by_name["FoldService"].full_name
-RESERVED_FOR_WATCHES = 64
-"""Streams of health watchers hold no thread, but gRPC counts them."""
-
 MANAGEMENT_WORKERS = 64
 """Requests that the management port holds at once, loads that take minutes included."""
 
@@ -124,8 +121,8 @@ class GrpcServer:
         access = self._security.access(elsewhere)
         server = reading_server(
             # One more than there are threads would wait unseen, without a deadline.
-            MessageFirstPool(workers, name, most=workers),
-            most_calls=workers + RESERVED_FOR_WATCHES,
+            MessageFirstPool(workers + MOST_WATCHERS + MOST_LOOKING_AROUND, name, most=workers),
+            most_calls=workers + MOST_LOOKING_AROUND,
             options=self._options,
             interceptors=[Guard(access, self._outcomes)],
         )

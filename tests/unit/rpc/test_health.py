@@ -1,11 +1,14 @@
 """Watchers at the end of a server; what they see before that is an integration test's."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import pytest
+from foldserve.rpc import health as health_module
 from foldserve.rpc.health import Health
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -52,3 +55,28 @@ def test_nothing_serves_again_after_the_server_has_left(health: Health, stub: An
     health.leave()
     health.tell("", True)
     assert stub.Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING
+
+
+def test_watchers_that_leave_all_at_once_keep_nobody_from_asking(stub: Any) -> None:
+    """gRPC's own servicer came to a halt here, and the whole server with it."""
+    for _ in range(20):
+        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(10)]
+        for watch in watches:
+            watch.cancel()
+        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=30).status == SERVING
+
+
+def test_more_watchers_than_there_may_be_are_refused(stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_module, "MOST_WATCHERS", 1)
+    watch = stub.Watch(health_pb2.HealthCheckRequest())
+    assert next(watch).status == SERVING
+    with pytest.raises(grpc.RpcError) as refusal:
+        next(stub.Watch(health_pb2.HealthCheckRequest()))
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    watch.cancel()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:  # until the server has noticed
+        with suppress(grpc.RpcError):
+            assert next(stub.Watch(health_pb2.HealthCheckRequest())).status == SERVING
+            return
+    pytest.fail("the place of a watcher that left was not given to another one")

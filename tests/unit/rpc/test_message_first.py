@@ -42,8 +42,8 @@ def _checked(content: bytes) -> bytes:
 
 
 @contextmanager
-def _serving(most: int | None = None, release: threading.Event | None = None) -> Iterator[int]:
-    server = reading_server(MessageFirstPool(2, "test", most=most), most_calls=2)
+def _serving(release: threading.Event | None = None) -> Iterator[int]:
+    server = reading_server(MessageFirstPool(2, "test", most=2), most_calls=2)
     handlers = _handlers(release or threading.Event())
     server.add_registered_method_handlers(SERVICE, handlers)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -73,7 +73,7 @@ def test_this_grpcio_has_the_parts() -> None:
 
 @pytest.mark.parametrize("method", KINDS)
 def test_calls_without_a_message_take_no_place(method: str) -> None:
-    with _serving(most=2) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with _serving() as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         attacker = RawConnection(port)
         for _ in range(50):
             attacker.begin(f"/{SERVICE}/{method}")
@@ -88,7 +88,7 @@ def test_calls_without_a_message_take_no_place(method: str) -> None:
 @pytest.mark.parametrize("method", KINDS)
 def test_the_oldest_make_room(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Awaited.__init__, "__defaults__", (10,))
-    with _serving(most=2) as port:
+    with _serving() as port:
         caller = RawConnection(port)
         streams = []
         for _ in range(14):
@@ -116,7 +116,7 @@ def test_what_is_no_message_ends_its_call(method: str, content: bytes, code: str
 
 def test_calls_beyond_the_threads_are_refused_not_kept_waiting() -> None:
     release = threading.Event()
-    with _serving(most=2, release=release) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with _serving(release=release) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call: Callable[..., grpc.Future[bytes]] = channel.unary_unary(f"/{SERVICE}/Pooled").future
         calls = [call(b"wait", timeout=20) for _ in range(5)]
         refused = [one for one in calls if _refused(one)]
