@@ -74,45 +74,54 @@ def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages, 
     as it lies in ``files``.
     """
     settings = opening.settings
-    threads = widest(settings).threads
     with stages.of(State.LOADING):
         original = read_model(file)
         make_initialisers_constant(original)
         map_external_data(original)
-    with stages.of(State.FOLDING):
-        lowest = min(ALWAYS, settings.max_fold_tier)
-        folded = [
-            _candidate(form, max(lowest, _tier(form)))
-            for form in folded_forms(original, settings.max_fold_tier)
-        ]
-    with stages.of(State.PROVING), ThreadPoolExecutor(1, "reference") as beside:
-        # Opened while the candidate is.
-        asked = beside.submit(_reference, original, folded, samples, opening)
-        proof = Proof(original, asked, settings.parity, Float64Judge(file))
+    with ThreadPoolExecutor(1, "reference") as beside:
+        # Opened, and asked, while the original is folded and the candidate opened.
+        asked = beside.submit(_reference, original, samples, opening)
+        with stages.of(State.FOLDING):
+            lowest = min(ALWAYS, settings.max_fold_tier)
+            folded = [
+                _candidate(form, max(lowest, _tier(form)))
+                for form in folded_forms(original, settings.max_fold_tier)
+            ]
+        with stages.of(State.PROVING):
+            proof = Proof(original, asked, settings.parity, Float64Judge(file))
+            return _proven(proof, folded, beside, opening, files)
 
-        def build(form: Form) -> Candidate:
-            if form == UNFOLDED:
-                return Candidate(form, original, folded[0].fold_report)
-            return _candidate(fold(original, max_tier=form.tier, keep=form.kept), form.tier, form.kept)
 
-        def open_model(model: ir.Model, optimisation: Optimisation) -> Session:
-            source = files.file_of(model) if _is_opened_from_file(optimisation) else in_memory(model)
-            try:
-                return opening.open(source, provider, optimisation, threads)
-            except LoadFailed:
-                asked.result()  # what is wrong with the original comes first
-                raise
+def _proven(
+    proof: Proof, folded: Sequence[Candidate], beside: ThreadPoolExecutor, opening: Opening, files: Files
+) -> Prepared:
+    """The form that serves, and its proof; ``beside`` is the thread in which the reference is asked."""
+    original, asked = proof.original, proof.asked
+    threads = widest(opening.settings).threads
 
-        def probes() -> ProbeSet:
-            return asked.result()[1]
+    def build(form: Form) -> Candidate:
+        if form == UNFOLDED:
+            return Candidate(form, original, folded[0].fold_report)
+        return _candidate(fold(original, max_tier=form.tier, keep=form.kept), form.tier, form.kept)
 
-        provider, provider_seconds = _fastest_provider(folded[0], probes, opening)
-        best = _fastest(folded, probes, provider, opening)
-        files.write(best.model)
-        beside.submit(lambda: [asked.result()[0].takes(probe) for probe in probes().probes])
-        choice = choose(opening.name, best, build, proof, open_model)
-        with closing(asked.result()[0]) as reference:
-            return _found_out(choice, probes().probes, reference, provider_seconds)
+    def open_model(model: ir.Model, optimisation: Optimisation) -> Session:
+        source = files.file_of(model) if _is_opened_from_file(optimisation) else in_memory(model)
+        try:
+            return opening.open(source, provider, optimisation, threads)
+        except LoadFailed:
+            asked.result()  # what is wrong with the original comes first
+            raise
+
+    def probes() -> ProbeSet:
+        return asked.result()[1]
+
+    provider, provider_seconds = _fastest_provider(folded[0], probes, opening)
+    best = _fastest(folded, probes, provider, opening)
+    files.write(best.model)
+    beside.submit(lambda: [asked.result()[0].takes(probe) for probe in probes().probes])
+    choice = choose(opening.name, best, build, proof, open_model)
+    with closing(asked.result()[0]) as reference:
+        return _found_out(choice, probes().probes, reference, provider_seconds)
 
 
 def _found_out(
@@ -166,16 +175,15 @@ def _tier(form: FoldResult) -> int:
     return max((site.tier or 0 for site in form.report.sites), default=0)
 
 
-def _reference(
-    original: ir.Model, folded: Sequence[Candidate], samples: Path | None, opening: Opening
-) -> tuple[Reference, ProbeSet]:
-    """What the folded forms are compared with, and on what."""
+def _reference(original: ir.Model, samples: Path | None, opening: Opening) -> tuple[Reference, ProbeSet]:
+    """What folded forms will be compared with, and on what."""
 
     def open_model(model: ir.Model) -> Session:
         # The runtime's own optimisation would fold it, too.
         return opening.open(in_memory(model), ProviderChoice.CPU, Optimisation.OFF, half_of_the_cpus())
 
-    inner = {original for form in folded for original, _ in form.pairs}
+    # The values that folds keep are these, mostly; where there are others, they are asked for later.
+    inner = [node.outputs[0].name or "" for node in original.graph if node.op_type == "BatchNormalization"]
     reference = Reference(original, inner, open_model)
     probes = synthetic_probes(reference) if samples is None else load_samples(samples, reference.inputs)
     reference.fetch_ahead(probes.probes[0])
