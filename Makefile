@@ -109,7 +109,7 @@ test-container: setup ## Build foldserve:cpu and try it in a running container e
 	@docker info > /dev/null 2>&1 || { echo 'No container engine answers: start one (docs/deployment.md)'; exit 1; }
 	@tests/container/stand-ins.sh
 	$(BUILD) --quiet --tag foldserve:cpu .
-	@$(BIN)/python -m pytest tests/container $(PYTEST_ARGS)
+	@TEST_CONTAINERS=1 $(BIN)/python -m pytest tests/container $(PYTEST_ARGS)
 
 locks: setup ## Pin what the images install, with hashes (where PyTorch's index is out of reach: TORCH_FROM='--find-links ...')
 	@$(BIN)/python $(PIP) wheel -q --no-deps --wheel-dir build/wheels ./proto

@@ -15,7 +15,9 @@ IN_A_TEST_OF_ITS_OWN = ("docker compose ",)
 def _commands(page: str) -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("docker ") and not line.startswith(IN_A_TEST_OF_ITS_OWN)]
+    return [
+        line for line in lines if line.startswith("docker ") and not line.startswith(IN_A_TEST_OF_ITS_OWN)
+    ]
 
 
 def _here(command: str) -> str:

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from certificates import Pki
 from foldserve.server import Server
+from running import serving
 from unit.commands.invoking import run
 
 HEAVY = {"onnx", "onnx_ir", "onnxruntime", "torch", "jinja2", "numpy", "foldserve.server"}
@@ -51,6 +53,21 @@ def test_whoever_says_nothing_is_not_waited_for() -> None:
 def test_clear_text_is_not_taken_for_tls(server: Server, options: tuple[str, ...]) -> None:
     result = run("probe", "--address", f"127.0.0.1:{server.grpc_port}", *options)
     assert result.exit_code == 1
+
+
+def test_a_server_that_wants_certificates_is_shown_one(tmp_path: Path) -> None:
+    pki = Pki(tmp_path / "pki")
+    (tmp_path / "models").mkdir()
+    settings = pki.settings | {"tls_client_ca_file": pki["ca.crt"]}
+    with serving(tmp_path / "models", **settings) as server:
+        ask = ("probe", "--address", f"127.0.0.1:{server.grpc_port}")
+        trust = ("--ca-file", pki["ca.crt"])
+        own = ("--cert-file", pki["client.crt"], "--key-file", pki["client.key"])
+        assert run(*ask, *trust, *own).exit_code == 0
+        assert run(*ask, *trust, *own, "--server-name", "localhost").exit_code == 0
+        assert run(*ask, *trust, *own, "--server-name", "elsewhere").exit_code == 1
+        assert run(*ask, *own).exit_code == 1, "gRPC trusts others"
+        assert run(*ask, *trust).exit_code == 1, "the server wants to see a certificate"
 
 
 @pytest.mark.parametrize(
