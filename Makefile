@@ -29,8 +29,8 @@ export ORT_DISABLE_TELEMETRY := 1
 
 LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command 'make locks'
-LOCK_SERVER := $(LOCK) -c constraints.txt --find-links build/wheels --no-emit-package foldserve-proto --extra otel \
-	server/pyproject.toml docker/requirements.in
+LOCK_SERVER := $(LOCK) -c constraints.txt --find-links build/wheels --no-emit-package foldserve-proto \
+	--extra otel server/pyproject.toml --extra cli client/pyproject.toml docker/requirements.in
 
 .PHONY: help setup demo run example test test-container images locks bench bench-folding bench-drift bench-serving lint format clean
 
