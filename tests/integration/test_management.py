@@ -1,8 +1,8 @@
 """Where a server is managed: on a port or a socket of its own, or on the public port."""
 
-import queue
 import socket
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ import grpc
 import pytest
 from foldserve.errors import ConfigurationError
 from foldserve.server import Server
+from foldserve.serving.manager import ModelManager
 from foldserve_proto import fold_service_pb2 as fold_pb
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.fold_service_pb2_grpc import FoldServiceStub
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from integration.repositories import EXPLICIT, ONE_CPU, load
 from running import EXAMPLE_MODELS, scraped, serving
 from small_models import plus, put
@@ -119,24 +119,30 @@ def test_refusals_are_counted_and_reach_no_model(managed: Server, public: grpc.C
     assert counted == set(CHANGES)
 
 
-def test_a_server_is_managed_while_its_public_port_is_busy(tmp_path: Path) -> None:
-    """Its only thread is held by a caller who looks around."""
+def test_a_server_is_managed_while_its_public_port_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(tmp_path, 1, plus(1))
+    asked, answer = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> bool:
+        asked.set()
+        return answer.wait(30)
+
     with (
         serving(tmp_path, **EXPLICIT, grpc_workers=1, max_streams=0) as server,
-        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as busy,
+        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as full,
         grpc.insecure_channel(server.management_address) as channel,
     ):
-        questions: queue.SimpleQueue[reflection_pb2.ServerReflectionRequest] = queue.SimpleQueue()
-        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(busy)
-        looks = reflection.ServerReflectionInfo(iter(questions.get, None))
-        questions.put(reflection_pb2.ServerReflectionRequest(list_services=""))
-        next(looks)
-        waits = GRPCInferenceServiceStub(busy).ServerLive.future(pb.ServerLiveRequest())
+        monkeypatch.setattr(ModelManager, "is_ready", wait)
+        public = GRPCInferenceServiceStub(full)
+        waits = public.ModelReady.future(pb.ModelReadyRequest(name="plus"))
+        assert asked.wait(30)
+        refused = public.ServerLive.future(pb.ServerLiveRequest())
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         load(GRPCInferenceServiceStub(channel))
-        assert not waits.done()
-        looks.cancel()
-        assert waits.result().live
+        answer.set()
+        assert waits.result().ready
 
 
 def test_a_unix_socket_is_for_its_owner_only_and_goes_when_the_server_stops(tmp_path: Path) -> None:

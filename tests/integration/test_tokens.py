@@ -150,8 +150,11 @@ def test_only_who_may_manage_does_and_is_written_down_by_name(
             assert _code(method, asked, SECRETS[Right.METADATA]) == DENIED
             assert _code(method, asked, SECRETS[Right.MANAGEMENT]) == OK
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    told = [(line["method"], line["token"]) for line in lines if line["event"] == "management"]
-    assert told == [("RepositoryModelLoad", "who has management"), ("LogSettings", "who has management")]
+    told = [(line["method"], line["model"], line["token"]) for line in lines if line["event"] == "management"]
+    assert told == [
+        ("RepositoryModelLoad", "plus", "who has management"),
+        ("LogSettings", "", "who has management"),
+    ]
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         stub = GRPCInferenceServiceStub(channel)
         assert _code(stub.RepositoryModelLoad, request, SECRETS[Right.MANAGEMENT]) == DENIED
@@ -262,6 +265,7 @@ def test_a_token_shows_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str
     seen += [traces.read_text(), *capsys.readouterr()]
     assert '"event": "management"' in seen[-1]
     assert '"event": "request"' in seen[-1]
+    assert '"event": "request refused unread"' in seen[-1]
     everything = "".join(seen)
     for secret in (right, wrong, hashlib.sha256(right.encode()).hexdigest()):
         assert secret not in everything

@@ -7,7 +7,16 @@ import foldserve
 import pytest
 
 ROOT = Path(foldserve.__file__).parent
-LEAVES = {"disk_cache", "errors", "lifeline", "settings", "settings_problems", "templates", "yaml_file", "__init__"}
+LEAVES = {
+    "disk_cache",
+    "errors",
+    "lifeline",
+    "settings",
+    "settings_problems",
+    "templates",
+    "yaml_file",
+    "__init__",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
@@ -28,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "yaml_file": {"errors"},
     "configuration": LEAVES,
     "cli_options": LEAVES | {"configuration"},
-    "commands": LEAVES | {"configuration", "serving", "folding", "parity", "runtime", "importing"},
+    "commands": LEAVES
+    | {"configuration", "rpc", "serving", "folding", "parity", "runtime", "importing", "observability"},
     "cli": LEAVES | {"server", "configuration", "cli_options", "commands", "observability", "runtime"},
     "__main__": {"cli"},
 }

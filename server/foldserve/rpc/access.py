@@ -12,7 +12,7 @@ from prometheus_client import Counter
 
 from foldserve.errors import FoldserveError, PermissionDenied, Unauthenticated
 from foldserve.observability.logging import get_logger
-from foldserve.rpc.outcome import Behaviour
+from foldserve.rpc.outcome import Behaviour, model_of
 from foldserve.rpc.renewal import Renewed
 from foldserve.rpc.rights import CHANGES, MANAGEMENT, needed
 from foldserve.rpc.tokens import Holder, Metadata, Tokens, token_in
@@ -60,7 +60,13 @@ class Access:
         def managed(request: Any, context: grpc.ServicerContext) -> Any:
             if changes(request):
                 holder = self._admit(method, (MANAGEMENT,), context.invocation_metadata())
-                log.info("management", method=method, caller=context.peer(), **_identity(holder, context))
+                log.info(
+                    "management",
+                    method=method,
+                    model=model_of(request),
+                    caller=context.peer(),
+                    **_identity(holder, context),
+                )
             return behaviour(request, context)
 
         return managed

@@ -107,6 +107,8 @@ class Outcomes:
             return None
         outcome = _refusal(method, None, error)
         self._requests.record_request("", "", method, outcome.code, 0.0)
+        if debugs():
+            log.debug("request refused unread", method=method, code=outcome.code, reason=outcome.text)
         return outcome
 
     def begin(
@@ -157,7 +159,7 @@ class Outcomes:
         code = outcome.code
         if code in ("OK", "CANCELLED") and not caller.is_active():
             code = "DEADLINE_EXCEEDED" if caller.time_remaining() == 0 else "CANCELLED"
-        model, version = self._labels(_model(request), _version(request))
+        model, version = self._labels(model_of(request), _version(request))
         counted = model, version, method, code, time.perf_counter() - started
         self._requests.record_request(*counted)
         if debugs():
@@ -197,7 +199,7 @@ def _refusal(method: str, request: Any, error: Exception) -> Outcome:
     log.error(
         "internal error",
         method=method,
-        model=_model(request),
+        model=model_of(request),
         request_id=_request_id(request),
         exc_info=error,
     )
@@ -213,7 +215,8 @@ def _request_id(request: Any) -> str:
     return str(getattr(request, "id", ""))[:LONGEST_ID]
 
 
-def _model(request: Any) -> str:
+def model_of(request: Any) -> str:
+    """The model that a request names; empty if it names none."""
     return _first_of(request, "model_name", "name")
 
 

@@ -58,3 +58,15 @@ def test_a_repository_or_a_model_that_is_not_there_is_refused_after_the_settings
     assert result.exit_code == 2
     assert "load_models names 'nobody', but the repositories have there" in result.stderr
     assert run("config", *explicit, "there").exit_code == 0
+
+
+def test_files_that_cannot_protect_a_server_are_refused(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("- token: planted-0123456789\n")
+    result = run("config", "--token-file", str(tmp_path / "tokens"))
+    assert result.exit_code == 2
+    assert "token 1, name is missing" in result.stderr
+    assert "planted" not in result.stdout + result.stderr
+    (tmp_path / "c").touch()
+    result = run("config", "--tls-cert-file", str(tmp_path / "c"), "--tls-key-file", str(tmp_path / "c"))
+    assert result.exit_code == 2
+    assert "c has no certificate in PEM form" in result.stderr
