@@ -121,7 +121,14 @@ class _Loading:
             file = model_file.onnx_file(self._source, self._scratch, self._server)
         entry = self._cache / "models" / self._key
         with artefact_files(entry, self._scratch / "model") as files:
-            made = preparation.prepare(file, self._source.samples, self._opening, self.stages, files)
+            made = preparation.prepare(
+                file,
+                self._source.samples,
+                self._opening,
+                self.stages,
+                files,
+                rehearsal_timeout_s=self._server.import_timeout_s,
+            )
             with self.stages.of(State.WARMING):
                 record = _record(made)
                 artefact = files.finish(made.choice.candidate.model, made.evidence, record)

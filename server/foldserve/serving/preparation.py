@@ -28,6 +28,7 @@ from foldserve.serving.ladder import ALWAYS, UNFOLDED, Form, Optimisation, Varia
 from foldserve.serving.lifecycle import State
 from foldserve.serving.model_file import make_initialisers_constant, map_external_data, read_model
 from foldserve.serving.opening import Opening
+from foldserve.serving.rehearsal import rehearse
 from foldserve.serving.stages import Stages
 from foldserve.serving.tune import widest
 from foldserve.settings import ProviderChoice
@@ -67,7 +68,15 @@ class Files(Protocol):
         """The file of ``model``, once it is written."""
 
 
-def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages, files: Files) -> Prepared:
+def prepare(
+    file: Path,
+    samples: Path | None,
+    opening: Opening,
+    stages: Stages,
+    files: Files,
+    *,
+    rehearsal_timeout_s: float,
+) -> Prepared:
     """Prepare the ONNX model in ``file``; raises the exceptions under LoadFailed.
 
     ``samples`` is an ``.npz`` file with inputs to prove on, None for synthetic ones. What serves was proven
@@ -76,6 +85,7 @@ def prepare(file: Path, samples: Path | None, opening: Opening, stages: Stages, 
     settings = opening.settings
     with stages.of(State.LOADING):
         original = read_model(file)
+        rehearse(opening.name, file, samples, timeout_s=rehearsal_timeout_s)
         make_initialisers_constant(original)
         map_external_data(original)
     with ThreadPoolExecutor(1, "reference") as beside:

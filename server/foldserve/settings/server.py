@@ -75,7 +75,7 @@ class ServerSettings(ModelDefaults):
     """Age at which callers are told to connect anew, in seconds, so that they spread; unset: never."""
 
     import_timeout_s: float = Field(default=600.0, gt=0)
-    """Longest a ``.pt2`` import may take, in seconds."""
+    """Longest a child process may take to import a ``.pt2``, or to run a model first, in seconds."""
 
     import_memory_bytes: int = Field(default=32 * 1024**3, ge=1024**3)
     """Most address space that a ``.pt2`` import may take, in bytes."""

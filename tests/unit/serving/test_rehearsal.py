@@ -1,0 +1,63 @@
+"""Models that end the process which runs them, or never end: a child process finds that out."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fatal_models import divides_min_by_minus_one, loops_for_ever
+from foldserve.errors import InvalidModel
+from foldserve.serving.rehearsal import rehearse
+from running import EXAMPLE_MODELS
+
+DIGITS = EXAMPLE_MODELS / "digits" / "1" / "model.onnx"
+
+
+def test_a_sound_model_passes(tmp_path: Path) -> None:
+    rehearse("m", DIGITS, None, timeout_s=60)
+    rehearse("m", DIGITS, EXAMPLE_MODELS / "digits" / "samples.npz", timeout_s=60)
+
+
+def test_what_the_runtime_refuses_is_left_to_whoever_opens_it_in_earnest(tmp_path: Path) -> None:
+    (tmp_path / "garbage.onnx").write_bytes(b"garbage")
+    rehearse("m", tmp_path / "garbage.onnx", None, timeout_s=60)
+    np.savez(tmp_path / "samples.npz", nothing=np.zeros(1))
+    rehearse("m", DIGITS, tmp_path / "samples.npz", timeout_s=60)
+
+
+def test_a_model_that_kills_its_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModel, match=r"^m: the process that opened and ran it first died of SIGFPE"):
+        rehearse("m", divides_min_by_minus_one(tmp_path / "model.onnx"), None, timeout_s=60)
+
+
+def test_a_model_that_never_ends_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModel, match=r"^m: running it once took longer than 2 s and was stopped"):
+        rehearse("m", loops_for_ever(tmp_path / "model.onnx"), None, timeout_s=2)
+
+
+def test_a_child_that_is_killed_tells_of_memory(tmp_path: Path) -> None:
+    model = loops_for_ever(tmp_path / "model.onnx")
+
+    def kill() -> None:
+        while not (children := _children()):
+            threading.Event().wait(0.01)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(InvalidModel, match=r"^m: .* was killed, most likely for want of memory"):
+        rehearse("m", model, None, timeout_s=60)
+    killer.join()
+
+
+def _children() -> list[int]:
+    """Rehearsals of this process."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            if b"rehearsal_child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
