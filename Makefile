@@ -8,6 +8,7 @@ VENV := .venv
 TRITON_VENV := .venv-triton
 PERF_VENV := .venv-perf
 FOLDERS_VENV := .venv-folders
+MLSERVER_VENV := .venv-mlserver
 KUBERNETES_VENV := .venv-kubernetes
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check
@@ -32,7 +33,7 @@ LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --python-platfo
 LOCK_SERVER := $(LOCK) -c constraints.txt --find-links build/wheels --no-emit-package foldserve-proto \
 	--extra otel server/pyproject.toml --extra cli client/pyproject.toml docker/requirements.in
 
-.PHONY: help setup demo run example test test-container images locks bench bench-folding bench-drift bench-serving lint format clean
+.PHONY: help setup demo run example test test-peers test-container images locks bench bench-folding bench-drift bench-serving soak lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -52,6 +53,11 @@ $(VENV)/.complete: $(DISTRIBUTIONS) $(CONTRACT) constraints.txt requirements-dev
 $(TRITON_VENV)/.complete: $(VENV)/.complete requirements-triton.txt
 	@test -x $(TRITON_VENV)/bin/python || { echo "Making $(TRITON_VENV) ..."; $(PYTHON) -m venv $(TRITON_VENV); }
 	@$(TRITON_VENV)/bin/python $(PIP) install -q -r requirements-triton.txt -e proto -e client
+	@touch $@
+
+$(MLSERVER_VENV)/.complete: requirements-mlserver.txt
+	@test -x $(MLSERVER_VENV)/bin/python || { echo "Making $(MLSERVER_VENV) (a minute or two) ..."; $(PYTHON) -m venv $(MLSERVER_VENV); }
+	@$(MLSERVER_VENV)/bin/python $(PIP) install -q -r requirements-mlserver.txt
 	@touch $@
 
 # The wheel's perf_analyzer wants libb64, which only reads base64 in JSON files of inputs: without it, that aborts.
@@ -92,6 +98,9 @@ example: setup ## Train the bundled model again and write its artefacts
 
 test: setup $(TRITON_VENV)/.complete $(KUBERNETES_VENV)/.complete $(PERF) ## Pass all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-peers: setup $(MLSERVER_VENV)/.complete ## Pass the tests against other servers of the protocol, which `make test` skips
+	@$(BIN)/python -m pytest tests/integration/test_load_tester.py $(PYTEST_ARGS)
 
 $(FOLDERS_VENV)/.complete: $(VENV)/.complete benchmarks/requirements-folders.txt benchmarks/requirements-models.txt
 	@test -x $(FOLDERS_VENV)/bin/python || { echo "Making $(FOLDERS_VENV) ..."; $(PYTHON) -m venv $(FOLDERS_VENV); }
@@ -144,6 +153,11 @@ bench-serving: setup ## Measure serving beside its limits: throughput, latency, 
 	$(BIN)/python benchmarks/drift_cost.py
 	$(BIN)/python benchmarks/serving_tables.py
 
+SOAK_MINUTES ?= 10
+
+soak: setup ## Watch a server's memory, files and threads under everything that callers do (SOAK_MINUTES=10)
+	$(BIN)/python benchmarks/soak.py --minutes $(SOAK_MINUTES)
+
 lint: setup ## Check style, formatting and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -155,4 +169,4 @@ format: setup ## Mend style and formatting, and write the README's tables
 	@$(BIN)/python tests/readme_tables.py
 
 clean: ## Remove everything that setup made
-	rm -rf $(VENV) $(TRITON_VENV) $(PERF_VENV) $(FOLDERS_VENV) $(KUBERNETES_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TRITON_VENV) $(PERF_VENV) $(FOLDERS_VENV) $(MLSERVER_VENV) $(KUBERNETES_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
