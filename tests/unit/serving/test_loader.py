@@ -3,18 +3,22 @@
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from foldserve.disk_cache import UNFINISHED, read_entry
-from foldserve.errors import InvalidModel
+from foldserve.disk_cache import UNFINISHED, Draft, read_entry
+from foldserve.errors import ExecutionFailed, InvalidModel
 from foldserve.folding import FoldResult
 from foldserve.observability.logging import configure_logging
+from foldserve.runtime.in_memory import InMemoryModel
+from foldserve.runtime.session import Session
 from foldserve.serving import loader, preparation
 from foldserve.serving.artefacts import Artefact
 from foldserve.serving.fold_tier import folded_forms
 from foldserve.serving.lifecycle import Lifecycle, State
+from foldserve.serving.opening import Opening
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Servable
 from foldserve.serving.tune import LARGEST_TRIED
@@ -202,6 +206,50 @@ def test_a_model_that_cannot_be_prepared_leaves_neither_files_nor_threads(
         _load(source, tmp_path / "cache")
     assert list((tmp_path / "cache" / "models").iterdir()) == []
     assert not any(thread.name.startswith("writing") for thread in threading.enumerate())
+
+
+def test_the_session_that_was_proven_serves(
+    source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = _opened_files(monkeypatch)
+    servable = _load(source, tmp_path / "cache", instances=1, intra_op_threads=1, max_batch_size=1)
+    assert len(opened) == 1
+    assert servable._session is opened[0][1]
+    assert _answer(servable).shape == (2, 10)
+    again = _load(source, tmp_path / "cache", instances=1, intra_op_threads=1, max_batch_size=1)
+    np.testing.assert_array_equal(_answer(again), _answer(servable))
+
+
+def test_what_somebody_else_made_meanwhile_is_opened_anew(
+    source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Draft.keep
+
+    def keep_as_another(draft: Draft, record: Artefact) -> Artefact:
+        return keep(draft, record).model_copy()
+
+    monkeypatch.setattr(Draft, "keep", keep_as_another)
+    opened = _opened_files(monkeypatch)
+    servable = _load(source, tmp_path / "cache", instances=1, intra_op_threads=1, max_batch_size=1)
+    assert servable._session is opened[-1][1]
+    assert opened[-1][0].parent.name == servable.provenance.artefact_key
+    with pytest.raises(ExecutionFailed, match="is closed"):
+        opened[0][1].run({"images": np.zeros((1, 1, 8, 8), np.float32)})
+
+
+def _opened_files(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Session]]:
+    """Will hold every file that is opened, and the session with it."""
+    opened: list[tuple[Path, Session]] = []
+    really = Opening.open
+
+    def open_noting(self: Opening, file: Path | InMemoryModel, *how: Any) -> Session:
+        session = really(self, file, *how)
+        if isinstance(file, Path):
+            opened.append((file, session))
+        return session
+
+    monkeypatch.setattr(Opening, "open", open_noting)
+    return opened
 
 
 def test_files_that_cannot_be_read_are_named(
