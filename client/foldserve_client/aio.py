@@ -38,7 +38,7 @@ from foldserve_client.errors import ClientError, Unavailable
 from foldserve_client.inference import Asked, InferResult, Inputs, Parameter
 from foldserve_client.inferring import ClassScore, Inferring
 from foldserve_client.regions import Regions
-from foldserve_client.steps import AT_ONCE, Call, Exchange, Pause, Step, Stubs, Together
+from foldserve_client.steps import AT_ONCE, Call, Exchange, Pause, Stubs, Together
 from foldserve_client.streaming import DEFAULT_WINDOW, Event, StreamAnswer, Window
 
 Result = TypeVar("Result")
@@ -173,9 +173,7 @@ class AsyncClient:
                 events.put_nowait(None)
             except grpc.RpcError as error:
                 ended = Unavailable("the server ended the stream while a request was on its way")
-                events.put_nowait(
-                    ended if error.details() == WRITE_FAILED else self._connection.error(error)
-                )
+                events.put_nowait(ended if error.details() == WRITE_FAILED else self._connection.error(error))
 
         call = self._open_stream(
             timeout=timeout_s, metadata=self._connection.metadata, compression=self._connection.compression
@@ -325,7 +323,10 @@ class AsyncClient:
             step = next(exchange)
             while True:
                 try:
-                    taken = await self._take(step, deadline)
+                    if isinstance(step, Call):
+                        taken = await self._call(step, deadline)
+                    else:
+                        taken = await self._take(step, deadline)
                 except ClientError as error:
                     step = exchange.throw(error)
                 else:
@@ -334,10 +335,8 @@ class AsyncClient:
             result: Result = finished.value
             return result
 
-    async def _take(self, step: Step, deadline: Deadline) -> Any:
+    async def _take(self, step: Pause | Together[Any], deadline: Deadline) -> Any:
         match step:
-            case Call():
-                return await self._call(step, deadline)
             case Pause(seconds):
                 if is_possible := deadline.allows(seconds):
                     await asyncio.sleep(seconds)

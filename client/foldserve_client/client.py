@@ -42,7 +42,7 @@ from foldserve_client.errors import ClientError
 from foldserve_client.inference import Asked, InferResult, Inputs, Parameter
 from foldserve_client.inferring import ClassScore, Inferring
 from foldserve_client.regions import Regions
-from foldserve_client.steps import AT_ONCE, Call, Exchange, Pause, Step, Stubs, Together
+from foldserve_client.steps import AT_ONCE, Call, Exchange, Pause, Stubs, Together
 from foldserve_client.streaming import DEFAULT_WINDOW, Event, StreamAnswer, Window
 
 Response = TypeVar("Response")
@@ -325,7 +325,10 @@ class Client:
             step = next(exchange)
             while True:
                 try:
-                    taken = self._take(step, deadline)
+                    if isinstance(step, Call):
+                        taken = self._call(step, deadline)
+                    else:
+                        taken = self._take(step, deadline)
                 except ClientError as error:
                     step = exchange.throw(error)
                 else:
@@ -334,10 +337,8 @@ class Client:
             result: Result = finished.value
             return result
 
-    def _take(self, step: Step, deadline: Deadline) -> Any:
+    def _take(self, step: Pause | Together[Any], deadline: Deadline) -> Any:
         match step:
-            case Call():
-                return self._call(step, deadline)
             case Pause(seconds):
                 if is_possible := deadline.allows(seconds):
                     time.sleep(seconds)

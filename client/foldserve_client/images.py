@@ -87,8 +87,8 @@ def _opened(file: Path) -> Iterator["Image"]:
             yield image
     except UnidentifiedImageError:
         raise UnreadableFile(
-            f"{file} is neither .npy nor .npz nor an image, whatever its name; write arrays with numpy.save or "
-            "numpy.savez"
+            f"{file} is neither .npy nor .npz nor an image, whatever its name; write arrays with numpy.save "
+            "or numpy.savez"
         ) from None
     except (
         OSError,

@@ -114,6 +114,8 @@ class Signature:
             for tensors in (metadata.inputs, metadata.outputs)
         )
         self.properties = dict(metadata.properties)
+        self.is_batch = all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
+        """Whether every input and output has an axis of any number of rows in front."""
 
     def arrays(self, inputs: Inputs) -> list[Array]:
         """The inputs in the model's order; raises InvalidArgument naming the tensor and what was expected.
@@ -182,11 +184,13 @@ def _checked(spec: Spec, value: ArrayLike) -> Array:
         array = _of_dtype(value, dtype) if hasattr(value, "__array__") else _converted(value, dtype)
     except (TypeError, ValueError, FloatingPointError, RuntimeError) as error:
         raise InvalidArgument(f"input {spec}: {error}") from None
-    if len(array.shape) != len(spec.shape) or any(
-        wanted not in (-1, size) for wanted, size in zip(spec.shape, array.shape, strict=True)
-    ):
-        raise InvalidArgument(f"input {spec}: got shape {list(array.shape)}")
-    return array
+    if len(array.shape) == len(spec.shape):
+        for wanted, size in zip(spec.shape, array.shape, strict=True):
+            if wanted not in (-1, size):
+                break
+        else:
+            return array
+    raise InvalidArgument(f"input {spec}: got shape {list(array.shape)}")
 
 
 def _of_dtype(value: ArrayLike, dtype: np.dtype[Any]) -> Array:

@@ -1,9 +1,8 @@
 """Running a model: metadata first, parts where the batch is too large, another try when the server says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TypeVar
 
 from foldserve_proto import grpc_service_pb2 as pb
 
@@ -20,10 +19,8 @@ from foldserve_client.errors import (
 )
 from foldserve_client.inference import Asked, InferResult, Inputs, Signature
 from foldserve_client.regions import Regions
-from foldserve_client.steps import Call, Exchange, Pause, Together
+from foldserve_client.steps import MODEL_INFER, Call, Exchange, Pause, Together
 from foldserve_client.tensors import Array
-
-Result = TypeVar("Result")
 
 UNLIMITED = 0
 """``max_batch_size`` of models that do not batch, or of which nothing is known."""
@@ -112,24 +109,23 @@ class Inferring:
         return (yield from self._send(signature, arrays, asked))
 
     def _send(self, signature: Signature, arrays: Sequence[Array], asked: Asked) -> Exchange[InferResult]:
-        def send() -> Exchange[InferResult]:
-            request = signature.request(asked)
-            if self._regions is not None:
-                return (yield from self._regions.infer(signature, request, arrays))
-            message = signature.with_contents(request, arrays)
-            return InferResult((yield from Call(lambda stubs: stubs.inference.ModelInfer, message)))
-
-        return (yield from self._again_when_told(send))
-
-    def _again_when_told(self, attempt: Callable[[], Exchange[Result]]) -> Exchange[Result]:
-        """Try again as often as the client may where a server that has too much to do says when."""
+        """Run the model; again, as often as the client may, where a server with too much to do says when."""
         for _ in range(self._retries):
             try:
-                return (yield from attempt())
+                return (yield from self._send_once(signature, arrays, asked))
             except ResourceExhausted as error:
                 if error.retry_after_s is None or not (yield from Pause(spread(error.retry_after_s))):
                     raise
-        return (yield from attempt())
+        return (yield from self._send_once(signature, arrays, asked))
+
+    def _send_once(
+        self, signature: Signature, arrays: Sequence[Array], asked: Asked
+    ) -> Exchange[InferResult]:
+        request = signature.request(asked)
+        if self._regions is not None:
+            return (yield from self._regions.infer(signature, request, arrays))
+        message = signature.with_contents(request, arrays)
+        return InferResult((yield from Call(MODEL_INFER, message)))
 
     def _max_batch_size(self, signature: Signature, version: str) -> Exchange[int]:
         """Most rows of a run; servers that do not tell are sent whole batches."""

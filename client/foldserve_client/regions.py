@@ -24,7 +24,7 @@ from foldserve_client.errors import (
     Unimplemented,
 )
 from foldserve_client.inference import InferResult, Signature, Spec
-from foldserve_client.steps import Call, Exchange
+from foldserve_client.steps import MODEL_INFER, Call, Exchange
 from foldserve_client.tensors import Array, dtype_of
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Regions:
         """
         if sum(array.nbytes for array in arrays) < LEAST_BYTES or any(a.dtype.hasobject for a in arrays):
             message = signature.with_contents(request, arrays)
-            return InferResult((yield from Call(lambda stubs: stubs.inference.ModelInfer, message)))
+            return InferResult((yield from Call(MODEL_INFER, message)))
         bare = pb.ModelInferRequest()
         bare.CopyFrom(request)
         try:
@@ -134,7 +134,7 @@ class Regions:
 
         is_free = False
         try:
-            response = yield from Call(lambda stubs: stubs.inference.ModelInfer, request)
+            response = yield from Call(MODEL_INFER, request)
             result = InferResult(response, elsewhere)
             is_free = True
         except (InvalidArgument, ResourceExhausted):

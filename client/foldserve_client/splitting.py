@@ -22,8 +22,10 @@ SPLITS = "foldserve."
 
 def rows_of(signature: Signature, arrays: Sequence[Array]) -> int:
     """How many rows a request has; 0 where its inputs are no batch."""
-    if not all(spec.shape and spec.shape[0] == -1 for spec in (*signature.inputs, *signature.outputs)):
+    if not signature.is_batch:
         return 0
+    if len(arrays) == 1:
+        return len(arrays[0])
     sizes = {len(array) for array in arrays}
     return sizes.pop() if len(sizes) == 1 else 0
 

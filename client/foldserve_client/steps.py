@@ -6,6 +6,7 @@ returns the result. The sync and the asyncio client differ only in how they take
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from foldserve_proto.fold_service_pb2_grpc import FoldServiceStub
@@ -13,6 +14,7 @@ from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 
 if TYPE_CHECKING:
     import grpc
+    from foldserve_proto import grpc_service_pb2 as pb
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -27,11 +29,15 @@ class Stubs:
     fold: FoldServiceStub
 
 
+Method: TypeAlias = "Callable[[Stubs], grpc.UnaryUnaryMultiCallable[Request, Response]]"
+"""Finds the method among the stubs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Request, Response]):
     """One unary call; ``yield from`` it in an exchange for its response."""
 
-    method: "Callable[[Stubs], grpc.UnaryUnaryMultiCallable[Request, Response]]"
+    method: "Method[Request, Response]"
     request: Request
 
     def __iter__(self) -> "Generator[Call[Request, Response], Response, Response]":
@@ -60,6 +66,8 @@ class Together(Generic[Result]):
         """Ask for these exchanges to be carried out."""
         return (yield self)
 
+
+MODEL_INFER: "Method[pb.ModelInferRequest, pb.ModelInferResponse]" = attrgetter("inference.ModelInfer")
 
 Step: TypeAlias = Call[Any, Any] | Pause | Together[Any]
 Exchange: TypeAlias = Generator[Step, Any, Result]

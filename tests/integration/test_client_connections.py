@@ -1,4 +1,4 @@
-"""foldserve_client's connections: secured, with a token, to several servers, and what it says of failed ones."""
+"""foldserve_client's connections: secured, with a token, to several servers; what it says of failed ones."""
 
 import time
 from collections.abc import Iterator

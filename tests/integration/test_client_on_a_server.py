@@ -3,9 +3,11 @@
 import asyncio
 import doctest
 import json
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -18,11 +20,15 @@ from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from numpy.typing import NDArray
 from PIL import Image
-from running import EXAMPLE_MODELS, serving
+from running import EXAMPLE_MODELS, ROOT, serving
 from typer.testing import CliRunner
 
 Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
 MODULES = ["aio", "client", "connection"]
+PAGE = (ROOT / "docs" / "client.md").read_text()
+PYTHON, COMMANDS = (
+    "\n".join(re.findall(f"```{language}\n(.*?)```", PAGE, re.DOTALL)) for language in ("python", "sh")
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,27 @@ def test_the_examples_in_docstrings_are_true(server: Server, digits: Digits, mod
     failed, tried = doctest.testmod(imported, extraglobs=known, optionflags=doctest.ELLIPSIS)
     assert tried > 0
     assert failed == 0
+
+
+def test_what_the_page_shows_in_python_runs(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    known: dict[str, Any] = {}
+    exec(PYTHON.replace("localhost:8001", f"localhost:{server.grpc_port}"), known)
+    known["client"].close()
+    told = capsys.readouterr().out
+    assert "[8, 2, 9, 2, 2, 8, 1, 8]" in told
+    assert "did you mean 'digits'?" in told
+    assert "convert it with .astype('float32')" in told
+
+
+def test_the_commands_on_the_page_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for line in COMMANDS.splitlines():
+        program, *arguments = line.split()
+        assert program == "foldserve-client"
+        assert command(server, *arguments)
 
 
 def test_a_batch_of_several_messages_is_joined_in_order(server: Server, digits: Digits) -> None:
