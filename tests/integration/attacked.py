@@ -75,7 +75,7 @@ def attacked(
     ``prefix`` is a command that starts the server's command.
     """
     command = [*prefix, sys.executable, "-m", "foldserve", "serve", "--host", "127.0.0.1"]
-    ports = ["--http-port", "0", "--grpc-port", "0"]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--management-address", "public"]
     cache = [] if "--cache-dir" in options else ["--cache-dir", CACHE.name]
     with tempfile.TemporaryDirectory(prefix="foldserve-attacked-") as folder:
         log = Path(folder, "log")

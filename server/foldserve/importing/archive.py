@@ -24,6 +24,9 @@ Save the model as a torch.export program instead:
 
 _PROGRAM = "models/model.json"
 _SAMPLE_INPUTS = "data/sample_inputs/"
+_LARGEST_LIST_BYTES = 64 * 2**20
+"""Of the list of an archive's weights, unpacked: a hundred bytes for each."""
+
 _PAYLOADS = re.compile(r"data/(weights|constants)/.*_config\.json")
 _PLAIN_TENSORS = ("weight_", "tensor_")
 _DEVICE = re.compile(rb'"type":\s*"\w+",\s*"index":\s*(null|-?\d+)')
@@ -68,7 +71,11 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
     if _PROGRAM not in members:
         raise UnsupportedModel(f"{path}: holds no torch.export program. {HOW_TO_EXPORT}")
     for name, info in members.items():
-        if _PAYLOADS.fullmatch(name) and (pickled := _pickled(archive.read(info))):
+        if not _PAYLOADS.fullmatch(name):
+            continue
+        if info.file_size > _LARGEST_LIST_BYTES:
+            raise InvalidModel(f"{path}: its list of weights, '{name}', takes {info.file_size} bytes")
+        if pickled := _pickled(archive.read(info)):
             raise UnsupportedModel(
                 f"{path}: {', '.join(pickled)}: pickled, as tensor subclasses and custom objects are. "
                 "Replace by plain tensors and export again"

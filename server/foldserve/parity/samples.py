@@ -1,6 +1,7 @@
 """A model's inputs read from files, samples along the first axis, and given out in batches."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,13 +12,16 @@ from foldserve.errors import InvalidModel
 from foldserve.runtime.session import Array
 from foldserve.runtime.tensors import TensorSpec
 
+MOST_BYTES = 4 * 2**30
+"""Of an archive's arrays together, unpacked: some samples are enough."""
+
 
 def read_samples(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     """The samples of each input: arrays named like them in an ``.npz``; the only one's array in an ``.npy``.
 
     Raises :class:`InvalidModel` naming the file and the array at fault.
     """
-    arrays = _only_array(path, inputs) if path.suffix == ".npy" else _named_arrays(path)
+    arrays = _only_array(path, inputs) if path.suffix == ".npy" else _named_arrays(path, inputs)
     return {spec.name: _checked(path, spec, arrays) for spec in inputs}
 
 
@@ -37,13 +41,19 @@ def in_batches(
         yield {name: array[start : start + batch] for name, array in samples.items()}
 
 
-def _named_arrays(path: Path) -> dict[str, Array]:
+def _named_arrays(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
     if not zipfile.is_zipfile(path):
         raise InvalidModel(f"{path}: cannot be read as .npz (no such archive); write it with numpy.savez")
+    wanted = {spec.name for spec in inputs}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+            unpacked = sum(
+                archive.zip.getinfo(f"{name}.npy").file_size for name in wanted & set(archive.files)
+            )
+            if unpacked > MOST_BYTES:
+                raise InvalidModel(f"{path}: {unpacked} bytes when unpacked, of {MOST_BYTES} at most")
+            return {name: archive[name] for name in archive.files if name in wanted}
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidModel(f"{path}: cannot be read as .npz ({error}); write it with numpy.savez") from error
 
 
