@@ -17,6 +17,10 @@ FIRST_TO_GO = "1000"
 """The largest value that Linux knows for ``oom_score_adj``: the server must not be killed for its child."""
 
 
+LOWEST_PRIORITY = 19
+"""As a nice value; in Linux each thread has one of its own."""
+
+
 @dataclass(frozen=True)
 class Lifeline:
     """What a child has to be started with."""

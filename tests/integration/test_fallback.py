@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +148,7 @@ def test_where_the_original_is_inaccurate_the_fold_answers_again(
         # Optimised, the runtime folds as well; this is one that does not.
         monkeypatch.setattr(Opening, "open", lambda *_: in_session(sensitive()))
         caller = Caller(pair, "net", POSITIVE * np.float32(1e-3))
-        caller.until(lambda: disputes(server, "fold_right"), "float64 is asked")
+        caller.until(lambda: disputes(server, "right"), "float64 is asked")
         until(lambda: own.fallback is None, "the fold answers again")
         assert own.variant == "folded"
         assert scraped(server)[of_net("foldserve_fallback_total", reason="parity_breach")] == 1
@@ -227,11 +226,11 @@ def test_where_only_the_slow_form_is_left_float64_is_asked_before_anything_is_sw
         server, client = pair
         own = servable(server, "net")
         caller = Caller(pair, "net", POSITIVE * np.float32(1e-3))
-        caller.until(lambda: disputes(server, "fold_right"), "float64 is asked")
+        caller.until(lambda: disputes(server, "right"), "float64 is asked")
         assert own.fallback is None
         so_far = client.parity("net").live.checks["breach"]
         caller.until(lambda: client.parity("net").live.checks["breach"] >= so_far + 6, "it is so again")
-        caller.until(lambda: disputes(server, "fold_right") >= 2, "float64 is asked again")
+        caller.until(lambda: disputes(server, "right") >= 2, "float64 is asked again")
         assert own.fallback is None
         assert of_net("foldserve_fallback_total", reason="parity_breach") not in scraped(server)
         plant(server, "net", scaled(sensitive(), 1.02))
@@ -245,7 +244,7 @@ def test_where_nobody_can_say_the_unfolded_model_stays(
     add_model(tmp_path / "repository", "net", model)
     with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
         server, _ = pair
-        monkeypatch.setattr(Float64Judge, "__init__", partialmethod(Float64Judge.__init__, time_limit_s=0.01))
+        monkeypatch.setattr(fallback, "LONGEST_RULING_S", 0.01)
         plant(server, "net", scaled(model, 1.02))
         caller = Caller(pair, "net", POSITIVE)
         caller.until(lambda: disputes(server, "undecided"), "float64 is asked")
@@ -285,8 +284,85 @@ def test_the_judge_knows_the_shapes_that_callers_see(tmp_path: Path) -> None:
     with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
         server, _ = pair
         caller = Caller(pair, "net", (POSITIVE * np.float32(1e-3)).reshape(1, 192))
-        caller.until(lambda: disputes(server, "fold_right"), "float64 is asked")
+        caller.until(lambda: disputes(server, "right"), "float64 is asked")
         until(lambda: servable(server, "net").fallback is None, "the fold answers again")
+
+
+def test_answers_of_one_output_among_several_are_judged(tmp_path: Path) -> None:
+    """The usual sizes of outputs that this caller did not ask for are known, too."""
+    model = sensitive()
+    (y,) = model.graph.outputs
+    halved = ir.node("Mul", [y, y], name="square")
+    halved.outputs[0].name, halved.outputs[0].type = "other", y.type
+    model.graph.append(halved)
+    model.graph.outputs.append(halved.outputs[0])
+    add_model(tmp_path / "repository", "net", model)
+    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+        server, client = pair
+        client.infer("net", POSITIVE)
+        small = POSITIVE * np.float32(1e-3)
+
+        def asked() -> float:
+            client.infer("net", small, outputs=["y"])
+            until(lambda: not server._manager._shadowing._worker._waiting, "the check ends")
+            return disputes(server, "right")
+
+        until(asked, "float64 is asked")
+        assert disputes(server, "undecided") == 0
+        assert servable(server, "net").fallback is None
+
+
+def test_what_somebody_decided_meanwhile_is_not_undone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A reset while another form is being opened: the breaches are those of a time that is over."""
+    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
+    add_model(tmp_path / "repository", "net", model)
+    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+        server, client = pair
+        own = servable(server, "net")
+        plant(server, "net", scaled(model, 1.02))
+        caller = Caller(pair, "net", POSITIVE)
+        caller.until(lambda: own.fallback, "it falls back")
+        until(lambda: disputes(server, "wrong"), "float64 is asked")
+        opening, may_open = threading.Event(), threading.Event()
+        open_as_it_is = Opening.open
+
+        def later(self: Opening, *arguments: Any) -> Any:
+            opening.set()
+            assert may_open.wait(60)
+            return open_as_it_is(self, *arguments)
+
+        monkeypatch.setattr(Opening, "open", later)
+        plant(server, "net", scaled(model, 1.02))
+        caller.until(opening.is_set, "a step down begins")
+        client.reset_fallback("net")
+        may_open.set()
+        until(lambda: not server._manager._shadowing._takeovers.qsize(), "it ends")
+        until(lambda: own.shadow is not None and not own.shadow.breaker.tripped, "it ends")
+        assert own.fallback is None
+
+
+def test_what_ran_before_a_reset_does_not_count_after_it(tmp_path: Path) -> None:
+    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
+    add_model(tmp_path / "repository", "net", model)
+    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as (server, client):
+        own = servable(server, "net")
+        shadow, wrong = own.shadow, in_session(scaled(model, 1.02))
+        assert shadow is not None
+        run = wrong.run
+
+        def reset_meanwhile(*arguments: Any) -> Any:
+            shadow.reset()
+            return run(*arguments)
+
+        wrong.run = reset_meanwhile  # type: ignore[method-assign]  # this session alone
+        own._batcher.use(wrong)
+        for _ in range(5):
+            client.infer("net", POSITIVE)
+        until(lambda: client.parity("net").live.checks["breach"] == 5, "all are compared")
+        assert shadow.breaker.checks == 0
+        assert own.fallback is None
 
 
 def test_two_models_that_break_do_not_wait_for_each_others_ruling(
@@ -309,9 +385,9 @@ def test_two_models_that_break_do_not_wait_for_each_others_ruling(
             plant(server, name, scaled(model, 1.02))
             own = servable(server, name)
             Caller(pair, name, POSITIVE).until(lambda own=own: own.fallback, "it falls back")  # type: ignore[misc]  # mypy knows no default of a lambda
-        assert disputes(server, "fold_wrong") == 0
+        assert disputes(server, "wrong") == 0
         may_judge.set()
-        until(lambda: disputes(server, "fold_wrong"), "both are ruled on in the end")
+        until(lambda: disputes(server, "wrong"), "both are ruled on in the end")
 
 
 def test_what_is_told_of_the_fold_follows_the_fallback_and_the_reset(digits: Any) -> None:
@@ -325,8 +401,8 @@ def test_what_is_told_of_the_fold_follows_the_fallback_and_the_reset(digits: Any
         caller.until(lambda: scraped(server).get(rejected) == 4, "it is told")
         assert folded not in scraped(server)
         assert scraped(server)[of_digits("foldserve_biases_stripped")] == 0
-        fold_wrong = of_digits("foldserve_parity_disputes_total", verdict="fold_wrong")
-        until(lambda: scraped(server).get(fold_wrong) == 1, "float64 was asked")
+        is_wrong = of_digits("foldserve_parity_disputes_total", verdict="wrong")
+        until(lambda: scraped(server).get(is_wrong) == 1, "float64 was asked")
         client.reset_fallback("digits")
         assert scraped(server)[folded] == 4
         assert rejected not in scraped(server)

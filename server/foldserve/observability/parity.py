@@ -246,7 +246,7 @@ def _fallbacks(models: Iterable[ParityMetrics]) -> Iterable[Metric]:
     )
     disputes = CounterMetricFamily(
         "foldserve_parity_disputes",
-        "What float64 said of breaches: fold_wrong, fold_right (it answers on), undecided.",
+        "What float64 said of answers that broke parity: wrong, right (who gave them answers on), undecided.",
         labels=(*MODEL, "verdict"),
     )
     for one in models:

@@ -1,7 +1,8 @@
 """A model evaluated in float64 by ONNX's reference evaluator; as a program, the judge's child process.
 
 The program reads a pickled (source, inputs) from stdin and writes the pickled list of outputs to stdout:
-only its own parent talks to it. Its argument is added to its nice value.
+only its own parent talks to it. With the argument ``background`` it has the lowest priority, and half of the
+memory that is left.
 """
 
 import os
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from foldserve.lifeline import give_way
+from foldserve.lifeline import LOWEST_PRIORITY, give_way
 from foldserve.parity.measures import is_float
 from foldserve.parity.reference_operators import OPERATORS
+from foldserve.runtime.memory import leave_memory_to_others
 from foldserve.runtime.session import Array
 
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+BACKGROUND = "background"
 TYPE_ATTRIBUTES = frozenset({"to", "dtype"})
 
 
@@ -85,5 +88,7 @@ def _convert_tensor(tensor: TensorProto) -> None:
 
 if __name__ == "__main__":
     give_way()
-    os.nice(int(sys.argv[1]))
+    if BACKGROUND in sys.argv:
+        os.nice(LOWEST_PRIORITY)
+        leave_memory_to_others()
     pickle.dump(evaluate(*pickle.load(sys.stdin.buffer)), sys.stdout.buffer)

@@ -17,17 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from foldserve.lifeline import lifeline
-from foldserve.parity.measures import Distance, Size, distance, worst
+from foldserve.parity.measures import Distance, Size, distance, is_float, worst
 from foldserve.parity.probes import Probe
 from foldserve.parity.report import JudgedOutput, JudgeReport
 from foldserve.runtime.session import Array
 
 ACCEPTABLE_RATIO = 2.5
 """A candidate whose error is at most so many times the original's own is as good as the original: noise."""
-
-LOWEST_PRIORITY = 19
-"""As a nice value."""
 
 ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -66,16 +65,16 @@ class Float64Judge:
     ) -> None:
         """``source`` is the original model's file or bytes; ``time_limit_s`` is for all probes together.
 
-        ``in_background``: at the lowest priority, on one core.
+        ``in_background``: at the lowest priority, on one core, with half of the memory that is left.
         """
         self._source = source
         self._left_s = time_limit_s
-        self._nice = LOWEST_PRIORITY if in_background else 0
+        self._arguments = ["background"] if in_background else []
         self._environment = ONE_CORE if in_background else {}
 
     def truth(self, probe: Probe) -> list[Array]:
         """The model's outputs in float64; raises :class:`JudgeFailed` when it cannot, or the time is over."""
-        command = [sys.executable, "-P", "-m", "foldserve.parity.float64_reference", str(self._nice)]
+        command = [sys.executable, "-P", "-m", "foldserve.parity.float64_reference", *self._arguments]
         started = time.monotonic()
         try:
             with lifeline() as line:
@@ -121,17 +120,12 @@ def settle(judge: Judge, disputes: Sequence[Dispute], names: Sequence[str], keep
         except JudgeFailed as error:
             failure = str(error)
             break
-        if strange := [
-            name for name in dispute.outputs if not _has_a_known_shape(truth[name], name, dispute)
-        ]:
-            failure = f"in float64 {', '.join(strange)} has a shape that neither model gave"
+        if strange := [name for name in dispute.outputs if not _is_comparable(truth[name], name, dispute)]:
+            failure = f"what float64 gives for {', '.join(strange)} has another shape, or is text"
             break
         judged_probes += 1
         for name in dispute.outputs:
-            least = dispute.least.get(name, Size())
-            original = distance(truth[name], dispute.reference[name], least)
-            candidate = distance(truth[name], dispute.candidate[name], least)
-            errors.setdefault(name, []).append((original, candidate))
+            errors.setdefault(name, []).append(_errors(truth[name], name, dispute))
         if not all(is_right(name, *errors[name][-1]) for name in dispute.outputs):
             break
     return JudgeReport(
@@ -151,8 +145,25 @@ def settle(judge: Judge, disputes: Sequence[Dispute], names: Sequence[str], keep
     )
 
 
-def _has_a_known_shape(truth: Array, name: str, dispute: Dispute) -> bool:
-    return truth.shape in {dispute.reference[name].shape, dispute.candidate[name].shape}
+def _is_comparable(truth: Array, name: str, dispute: Dispute) -> bool:
+    shapes = {dispute.reference[name].shape, dispute.candidate[name].shape}
+    return truth.shape in shapes and truth.dtype.kind not in "OSU"
+
+
+def _errors(truth: Array, name: str, dispute: Dispute) -> tuple[Distance, Distance]:
+    """Of the original and of the candidate; where the original has no number, neither is measured.
+
+    Only a candidate that has none either, where there is one, errs beyond measure.
+    """
+    reference, candidate = dispute.reference[name], dispute.candidate[name]
+    least = dispute.least.get(name, Size())
+    if is_float(reference.dtype) and truth.shape == reference.shape == candidate.shape:
+        known = np.isfinite(reference)
+        lost = ~known & np.isfinite(truth) & ~np.isfinite(candidate)
+        truth, reference, candidate = truth[known], reference[known], candidate[known]
+        if lost.any():
+            return distance(truth, reference, least), Distance(math.inf, math.inf, int(lost.sum()))
+    return distance(truth, reference, least), distance(truth, candidate, least)
 
 
 def acceptable(original: Distance, candidate: Distance) -> bool:

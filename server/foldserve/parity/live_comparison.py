@@ -39,6 +39,9 @@ DIFFERING_SHARE = 1e-3
 ALLOWANCE = 3.0
 """Times the distance at load that a model may have in service whose original was judged inaccurate there."""
 
+MOST_ALLOWED = 0.5
+"""Never more, however inaccurate the original: an answer of zeros is at 1."""
+
 Sizes = Mapping[str, Size]
 """By output; the norm is a root mean square: that of an output with one element."""
 
@@ -81,6 +84,11 @@ class LiveComparison:
         }
         return Comparison(found.distances, found.breaching - lone, found.inconclusive, found.sizes)
 
+    def forget_mismatches(self) -> None:
+        """Another session answers from now on. Any thread may call this."""
+        for answers in self._mismatches.values():
+            answers.clear()
+
     def evidence(self, comparison: Comparison) -> str:
         """Which outputs left their budget, and how far."""
         texts = []
@@ -102,8 +110,8 @@ class LiveComparison:
 
     def _is_lone(self, name: str, found: Distance, elements: int) -> bool:
         """Whether the mismatches of an output are few among its last answers, or all in one of them."""
-        answers = self._mismatches[name]
-        answers.append((found.mismatches, elements))
+        self._mismatches[name].append((found.mismatches, elements))
+        answers = list(self._mismatches[name])
         differing = [mismatches for mismatches, _ in answers if mismatches]
         all_elements = sum(elements for _, elements in answers)
         # An output of another shape is no tie, however often it comes.
@@ -169,16 +177,14 @@ def budgets_in_service(report: ParityReport, outputs: Iterable[str]) -> dict[str
 
 def _allowed(budget: float, at_load: float) -> float:
     # An infinite distance comes from elements that are not finite, which do not count in service.
-    return max(budget, ALLOWANCE * at_load) if np.isfinite(at_load) else budget
+    return max(budget, min(ALLOWANCE * at_load, MOST_ALLOWED)) if np.isfinite(at_load) else budget
 
 
 def _size_of_an_element(reference: Array) -> Size | None:
-    """The size of an output if it had one element; None where nothing in it is finite."""
+    """The size of an output if it had one element; None where nothing in it is finite, or all of it is 0."""
     known = reference[np.isfinite(reference)]
-    if not known.size:
-        return None
     size = size_of(known)
-    return Size(size.norm / sqrt(known.size), size.largest)
+    return Size(size.norm / sqrt(known.size), size.largest) if size.largest else None
 
 
 def _known(reference: Array, candidate: Array) -> tuple[Array, Array, bool]:

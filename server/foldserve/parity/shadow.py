@@ -59,9 +59,8 @@ class LiveReference(Protocol):
 class Shadow:
     """Compares a share of the answers of one model version.
 
-    ``budgets`` has one for each output, ``rows_are_independent`` says whether a part of a request may stand
-    for it. ``on_trip`` is told the breaches that are too many, by the worker's thread; nothing more is told
-    until :meth:`reset`.
+    ``budgets`` has one for each output. ``on_trip`` is told the breaches that are too many, by the worker's
+    thread; nothing more is told until the breaker is rearmed or reset.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class Shadow:
         metrics: ParityMetrics,
         *,
         on_trip: Callable[[Sequence[Breach]], None],
-        rows_are_independent: bool,
         breach_folder: BreachFolder | None = None,
     ) -> None:
         self.metrics = metrics
@@ -84,7 +82,6 @@ class Shadow:
         self._reference = reference
         self._worker = worker
         self._on_trip: Callable[[Sequence[Breach]], None] | None = on_trip
-        self._rows_are_independent = rows_are_independent
         self._breach_folder = breach_folder
         self._last_breach: BreachReport | None = None
         self._reference_failure = ""
@@ -105,19 +102,19 @@ class Shadow:
     def offer(self, inputs: Arrays, outputs: Iterable[tuple[str, Array]], rows: int, generation: int) -> None:
         """Have a request and its answer compared if it is drawn; never waits.
 
-        ``generation`` is that of the time before the request was run.
+        Of several ``rows`` a part may stand for the request. ``generation`` is that from before it ran.
         """
         if random.random() >= self._settings.sample_rate:
             return
         sample = Sample(inputs, dict(outputs), rows)
-        if self._rows_are_independent:
-            sample = sample.head(self._affordable_rows(sample))
+        sample = sample.head(self._affordable_rows(sample))
         if not self._worker.offer(lambda: self._check(sample, generation), sample.held_bytes()):
             self.metrics.count("dropped")
 
     def reset(self) -> None:
         """Forget the breaches, and trust again; what was asked for before counts no more."""
         self.breaker.reset()
+        self.comparison.forget_mismatches()
         self._publish_window()
 
     def report(self) -> LiveParity:
@@ -237,7 +234,8 @@ class Shadow:
 
     def _breach(self, comparison: Comparison, sample: Sample, expected: Arrays) -> Breach:
         evidence = self.comparison.evidence(comparison)
-        if self._rows_are_independent and sample.rows > 1:
+        has_rows = all(expected[name].shape == sample.outputs[name].shape for name in comparison.breaching)
+        if has_rows and sample.rows > 1:
             sample, expected = worst_row(comparison.breaching, sample, expected)
         return Breach(time.time(), evidence, comparison.breaching, sample, expected, comparison.sizes)
 

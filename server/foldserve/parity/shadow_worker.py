@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
+from foldserve.lifeline import LOWEST_PRIORITY
 from foldserve.observability.logging import get_logger
 from foldserve.parity.cpu_budget import CpuBudget
 
@@ -15,9 +16,6 @@ MOST_WAITING = 16
 
 MOST_WAITING_BYTES = 64 * 2**20
 """Bytes of inputs and outputs that may wait; a single sample may be larger."""
-
-LOWEST_PRIORITY = 19
-"""In Linux each thread has a nice value of its own."""
 
 REST_AFTER_S = 30.0
 """After so long without a check, in seconds, a model that is opened on demand is closed."""

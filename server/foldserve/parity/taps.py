@@ -36,6 +36,9 @@ FLOAT = int(ir.DataType.FLOAT)
 SCALE, SHIFT, MEAN, VARIANCE = 1, 2, 3, 4
 """Which inputs of a BatchNormalization hold γ, β and the statistics."""
 
+SMALLEST_SCALE = 1e-12
+"""|γ| from which on y tells of z: the squares of smaller numbers vanish in float32."""
+
 LARGEST_SHIFT = 8.0
 """|β| / |γ| up to which y tells of z: its square multiplies the rounding of float32 sums."""
 
@@ -58,10 +61,12 @@ class BatchNorm:
 
     def output_tells(self) -> tuple[Channels, Channels] | None:
         """γ and β, if what is known of y tells of z in every channel."""
-        if self.scale is None or self.shift is None or not self.scale.all():
+        is_exact = self.node.outputs[0].dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+        if self.scale is None or self.shift is None or not is_exact:
             return None
-        is_small = np.abs(self.shift) <= LARGEST_SHIFT * np.abs(self.scale)
-        return (self.scale, self.shift) if is_small.all() else None
+        size = np.abs(self.scale)
+        tells = (size >= SMALLEST_SCALE) & (np.abs(self.shift) <= LARGEST_SHIFT * size)
+        return (self.scale, self.shift) if tells.all() else None
 
 
 def tapped(model: ir.Model) -> tuple[ir.Model, Statistics] | None:

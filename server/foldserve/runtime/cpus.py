@@ -3,11 +3,10 @@
 import functools
 import math
 import os
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_GROUPS = Path("/proc/self/cgroup")
+from foldserve.runtime.control_groups import CGROUPS, OWN_GROUPS, group_folders
+
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -40,23 +39,10 @@ def cgroup_limit(own_groups: Path, cgroups: Path) -> float | None:
     ``own_groups`` lists the groups of this process as ``/proc/self/cgroup`` does, ``cgroups`` is where they
     are mounted. In a container the paths listed are often those of the host, so the mount's root counts too.
     """
-    limits = [limit for folder in _folders(own_groups, cgroups) if (limit := _limit(folder)) is not None]
+    limits = [
+        limit for folder in group_folders("cpu", own_groups, cgroups) if (limit := _limit(folder)) is not None
+    ]
     return min(limits, default=None)
-
-
-def _folders(own_groups: Path, cgroups: Path) -> Iterator[Path]:
-    try:
-        lines = own_groups.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mount = cgroups / controllers if controllers else cgroups
-        group = PurePosixPath(path.lstrip("/"))
-        for level in (group, *group.parents):
-            yield mount / level
 
 
 def _limit(folder: Path) -> float | None:

@@ -1,4 +1,4 @@
-"""Memory that was freed, given back to the system.
+"""Memory that others need: freed memory is given back, and a child takes no more than half of what is left.
 
 A load frees several times a model's size, and a C library keeps much of that for itself: the process would
 look as large ever after as it was for a moment.
@@ -7,6 +7,12 @@ look as large ever after as it was for a moment.
 import contextlib
 import ctypes
 import gc
+import resource
+from pathlib import Path
+
+from foldserve.runtime.control_groups import CGROUPS, OWN_GROUPS, group_folders
+
+MEMORY_INFO = Path("/proc/meminfo")
 
 
 def return_freed_memory() -> None:
@@ -20,3 +26,47 @@ def return_freed_memory() -> None:
     gc.freeze()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def leave_memory_to_others() -> None:
+    """Take at most half of what is left now: what wants more fails by itself, and takes nobody along."""
+    left = memory_left()
+    if left is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (left // 2, left // 2))
+
+
+def memory_left(
+    memory_info: Path = MEMORY_INFO, own_groups: Path = OWN_GROUPS, cgroups: Path = CGROUPS
+) -> int | None:
+    """Bytes that the machine, or the tightest control group, has to give; None where nobody tells."""
+    found = [_left_on_the_machine(memory_info)]
+    found.extend(_left_in(folder) for folder in group_folders("memory", own_groups, cgroups))
+    return min((left for left in found if left is not None), default=None)
+
+
+def _left_on_the_machine(memory_info: Path) -> int | None:
+    numbers = _numbers(memory_info)
+    return 1024 * numbers["MemAvailable:"] if "MemAvailable:" in numbers else None
+
+
+def _left_in(folder: Path) -> int | None:
+    """Of one group, files in its cache left out: version 2, then version 1."""
+    for limit, usage, cache in (
+        ("memory.max", "memory.current", "file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
+    ):
+        try:
+            most, used = (int((folder / name).read_text()) for name in (limit, usage))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        return max(0, most - used + _numbers(folder / "memory.stat").get(cache, 0))
+    return None
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    try:
+        lines = [line.split() for line in file.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1}

@@ -98,7 +98,9 @@ class DataPlane:
                     named = list(zip(names, outcome.outputs, strict=True))
                     done(InferenceResult(servable, named, rows, outcome))
                     if shadow is not None:
-                        shadow.offer(inputs, named, rows, generation)
+                        # Rows that depend on each other are compared as one.
+                        parts = rows if servable.rows_of_a_run is not None else 1
+                        shadow.offer(inputs, named, parts, generation)
                 else:
                     done(outcome)
 

@@ -5,9 +5,9 @@ parity; then one assignment swaps the two. What runs at that moment finishes whe
 breaks parity as well, it is the runtime's optimisation, and the next one has less of it; the last of them is
 what the reference itself runs on.
 
-Then float64 is asked who was right: it takes its time. If the fold was, it answers again, for what the caller
-sent made the *original* inaccurate, on purpose perhaps. It is asked first where nothing is left but a form
-that is much slower, and for an hour after it spoke for the fold.
+Then float64 is asked whether the answers that broke parity were right: it takes its time. If they were, the
+fold answers again, for what the caller sent made the *original* inaccurate, on purpose perhaps. It is asked
+first where nothing is left but a form that is much slower, and for an hour after it spoke for the fold.
 """
 
 import threading
@@ -15,12 +15,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import sqrt
 
 from foldserve.errors import FoldserveError
 from foldserve.observability.logging import get_logger
 from foldserve.parity.breach import Breach
 from foldserve.parity.judge import Dispute, Float64Judge, settle
-from foldserve.parity.live_comparison import compare, least_size, within
+from foldserve.parity.live_comparison import compare, within
+from foldserve.parity.measures import Size
 from foldserve.parity.shadow import Shadow
 from foldserve.runtime.session import Session
 from foldserve.serving.ladder import LESS, Optimisation, Variant
@@ -35,10 +37,16 @@ PARITY_BREACH = "parity_breach"
 """The reason that is counted."""
 
 ASKED_FIRST_S = 3600.0
-"""For so long, in seconds, after float64 said that the fold is right, it is asked before a swap."""
+"""For so long, in seconds, after float64 said that the fold was right, it is asked before a swap."""
 
 ASKING_SHARE = 0.1
 """Largest share of that time for asking: what callers send must not keep a core busy."""
+
+PATIENCE_S = 60.0
+"""Longest that answers which may be wrong go on because float64 is asked first."""
+
+LONGEST_RULING_S = 600.0
+"""Longest that float64 is asked for afterwards, when nobody waits: on a busy machine it gets what is left."""
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
@@ -48,10 +56,10 @@ log = get_logger()
 
 
 class Ruling(StrEnum):
-    """What float64 says about the breaches."""
+    """What float64 says of the answers that broke parity."""
 
-    FOLD_WRONG = "fold_wrong"
-    FOLD_RIGHT = "fold_right"
+    WRONG = "wrong"
+    RIGHT = "right"
     UNDECIDED = "undecided"
 
 
@@ -92,49 +100,64 @@ class TakeOver:
         self._judging = judging
         self._rungs = rungs(servable)
         self._stands_on = -1
+        self._swaps_from_fold = 0
         self._asked_first_until = self._ask_again_at = self._try_again_at = 0.0
         self._pause_s = FIRST_PAUSE_S
         self._deciding = threading.Lock()
         self._log = log.bind(model=servable.name, version=servable.version)
 
     def __call__(self, breaches: Sequence[Breach]) -> None:
-        """Swap to the unfolded model, or to one with less optimisation, and ask float64 about the fold."""
+        """Swap to the unfolded model, or to one with less optimisation, and ask float64 about the answers."""
         with self._deciding:
             try:
                 is_to_be_asked = self._decide(breaches)
             finally:
                 self._shadow.breaker.rearm()
-        if is_to_be_asked and self._is_right(breaches):
-            self._servable.reset_fallback()
+            swap = self._swaps_from_fold
+        if not is_to_be_asked:
+            return
+        with self._judging:
+            ruling = self._ruling(breaches, LONGEST_RULING_S)
+        with self._deciding:
+            if ruling is Ruling.RIGHT and swap == self._swaps_from_fold:
+                self._servable.reset_fallback()
 
     def _decide(self, breaches: Sequence[Breach]) -> bool:
-        """Swap, or leave it as it is; True if float64 is to be asked afterwards."""
+        """Swap, or leave it as it is; True if float64 is to be asked about the fold afterwards."""
         if not self._shadow.breaker.tripped:
             return False  # somebody decided meanwhile to trust it again
-        is_fold, now = self._servable.fallback is None, time.monotonic()
-        is_asked_first = is_fold and now < self._asked_first_until
-        if now < (self._ask_again_at if is_asked_first else self._try_again_at):
+        current, now = self._servable.fallback, time.monotonic()
+        is_fold = current is None
+        is_trusted = is_fold and now < self._asked_first_until
+        if now < (self._ask_again_at if is_trusted else self._try_again_at):
             return False
-        if is_asked_first and self._is_cleared(breaches):
+        ruling = self._ruling_at_once(breaches) if is_trusted else None
+        if ruling is Ruling.RIGHT:
             return False
         replacement = self._replacement(breaches, first=0 if is_fold else self._stands_on + 1)
         if replacement is None:
             self._try_again_at = time.monotonic() + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
             return False
-        if is_fold and not is_asked_first and self._is_slower(replacement):
-            is_asked_first = True
-            if self._is_cleared(breaches):
+        if ruling is None and self._is_slower(replacement):
+            ruling = self._ruling_at_once(breaches)
+            if ruling is Ruling.RIGHT:
                 replacement.session.close()
                 return False
-        return self._swap(replacement, breaches[-1]) and is_fold and not is_asked_first
+        is_settled = ruling is Ruling.WRONG
+        return self._swap(replacement, breaches[-1], instead_of=current) and is_fold and not is_settled
 
-    def _is_cleared(self, breaches: Sequence[Breach]) -> bool:
-        """Whether float64 says that the fold was right, before anything is swapped."""
-        is_right = self._is_right(breaches)
-        if is_right:
+    def _ruling_at_once(self, breaches: Sequence[Breach]) -> Ruling | None:
+        """What float64 says; None, and nobody waits, where it is busy with another model's answers."""
+        if not self._judging.acquire(blocking=False):
+            return None
+        try:
+            ruling = self._ruling(breaches, PATIENCE_S)
+        finally:
+            self._judging.release()
+        if ruling is Ruling.RIGHT:
             self._shadow.reset()
-        return is_right
+        return ruling
 
     def _replacement(self, breaches: Sequence[Breach], first: int) -> Replacement | None:
         """The first rung from ``first`` on that answers rightly; None where there is none."""
@@ -176,18 +199,19 @@ class TakeOver:
         lost_all = rung.optimisation is Optimisation.OFF is not provenance.optimisation
         return lost_all or rung.provider is not self._rungs[0].provider
 
-    def _swap(self, replacement: Replacement, breach: Breach) -> bool:
-        """Let it answer from now on; False if the model is being unloaded."""
+    def _swap(self, replacement: Replacement, breach: Breach, *, instead_of: Fallback | None) -> bool:
+        """Let it answer from now on; False if the model is being unloaded, or another form answers by now."""
         fallback = Fallback(
             since=breach.at_s,
             reason=PARITY_BREACH,
             evidence=breach.evidence,
             runtime_optimisation=in_words(self._rungs[replacement.index].optimisation),
         )
-        if not self._servable.fall_back(replacement.session, fallback):
+        if not self._servable.fall_back(replacement.session, fallback, instead_of):
             replacement.session.close()
             return False
         self._stands_on = replacement.index
+        self._swaps_from_fold += instead_of is None
         self._pause_s = FIRST_PAUSE_S
         self._shadow.reset()
         self._log.error(
@@ -198,27 +222,24 @@ class TakeOver:
         )
         return True
 
-    def _is_right(self, breaches: Sequence[Breach]) -> bool:
-        """Whether float64 says that the fold was right."""
-        with self._judging:
-            started = time.monotonic()
-            try:
-                ruling, reason = self._ruling(breaches)
-            except (FoldserveError, OSError) as error:
-                ruling, reason = Ruling.UNDECIDED, str(error)
-            ended = time.monotonic()
+    def _ruling(self, breaches: Sequence[Breach], time_limit_s: float) -> Ruling:
+        """What float64 says; whoever calls holds ``judging``."""
+        started = time.monotonic()
+        try:
+            ruling, reason = self._judged(breaches, time_limit_s)
+        except Exception as error:
+            ruling, reason = Ruling.UNDECIDED, str(error) or type(error).__name__
+        ended = time.monotonic()
         self._shadow.metrics.count_dispute(ruling)
-        self._log.warning("float64 was asked about the breaches", ruling=ruling, reason=reason)
-        is_right = ruling is Ruling.FOLD_RIGHT
-        self._asked_first_until = ended + ASKED_FIRST_S if is_right else 0.0
+        self._log.warning("float64 was asked about answers that broke parity", ruling=ruling, reason=reason)
+        self._asked_first_until = ended + ASKED_FIRST_S if ruling is Ruling.RIGHT else 0.0
         self._ask_again_at = ended + (ended - started) / ASKING_SHARE
-        return is_right
+        return ruling
 
-    def _ruling(self, breaches: Sequence[Breach]) -> tuple[Ruling, str]:
-        if self._servable.provenance.variant is not Variant.FOLDED:
-            return Ruling.UNDECIDED, "it was the unfolded model that answered, optimised by the runtime"
+    def _judged(self, breaches: Sequence[Breach], time_limit_s: float) -> tuple[Ruling, str]:
         budgets = self._shadow.comparison.budgets
-        judge = Float64Judge(self._original.files()[0] / ORIGINAL, in_background=True)
+        original = self._original.files()[0] / ORIGINAL
+        judge = Float64Judge(original, time_limit_s=time_limit_s, in_background=True)
         report = settle(
             reshaped_judge(judge, self._opening.settings, self._servable.output_names),
             [_dispute(breach) for breach in breaches],
@@ -226,25 +247,25 @@ class TakeOver:
             lambda name, found: within(budgets[name], found),
         )
         errors = ", ".join(
-            f"'{output.output}': the original's error is {output.original_error:.2g}, the fold's "
-            f"{output.candidate_error:.2g}"
+            f"'{output.output}': the original's error is {output.original_error:.2g}, the "
+            f"answer's {output.candidate_error:.2g}"
             for output in report.outputs
         )
         if not all(output.candidate_acceptable for output in report.outputs):
-            return Ruling.FOLD_WRONG, errors
+            return Ruling.WRONG, errors
         if report.failure or report.judged_probes < len(breaches):
             return Ruling.UNDECIDED, report.failure or "not all inputs could be judged"
-        return Ruling.FOLD_RIGHT, errors
+        return Ruling.RIGHT, errors
 
 
 def _dispute(breach: Breach) -> Dispute:
-    return Dispute(
-        breach.sample.inputs,
-        breach.expected,
-        breach.sample.outputs,
-        breach.outputs,
-        {name: least_size(breach.expected[name], size) for name, size in breach.sizes.items()},
-    )
+    """Measured by the usual sizes alone: a right answer must not be ruled wrong for being nearly 0."""
+    least = {
+        name: Size(size.norm * sqrt(breach.expected[name].size), size.largest)
+        for name, size in breach.sizes.items()
+        if name in breach.expected
+    }
+    return Dispute(breach.sample.inputs, breach.expected, breach.sample.outputs, breach.outputs, least)
 
 
 def rungs(servable: Servable) -> tuple[Rung, ...]:

@@ -137,6 +137,9 @@ class _Loading:
             proven.close()
             proven = None
         loaded = self._opened(artefact, files.entry, from_cache=False, proven=proven)
+        if loaded is None and proven is not None:
+            # What is random in a model may repeat itself in each new session, but not within one.
+            loaded = self._opened(artefact, files.entry, from_cache=False)
         if loaded is None:
             raise InvalidModel(
                 f"{self._name} answers differently each time it is opened, so nothing can be proven; "

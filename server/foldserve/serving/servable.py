@@ -159,10 +159,13 @@ class Servable:
         """See :meth:`Batcher.refusal`."""
         return self._batcher.refusal()
 
-    def fall_back(self, session: Session, fallback: Fallback) -> bool:
-        """Let ``session``, the unfolded model, answer from the next run on; False if this one is closing."""
+    def fall_back(self, session: Session, fallback: Fallback, instead_of: Fallback | None) -> bool:
+        """Let ``session``, the unfolded model, answer from the next run on.
+
+        False, and nothing is changed, if this one is closing or something else answers than ``instead_of``.
+        """
         with self._lock:
-            if self._closing:
+            if self._closing or self.fallback is not instead_of:
                 return False
             self.fallback = fallback
             self._answer_with(session, Variant.UNFOLDED)

@@ -64,7 +64,6 @@ class Shadowing:
             self._worker,
             ParityMetrics(servable.name, str(servable.version), lambda: reference.weights_bytes),
             on_trip=lambda breaches: self._takeovers.put(lambda: take_over(breaches)),
-            rows_are_independent=servable.most_rows is not None,
             breach_folder=self._breach_folder,
         )
         take_over = TakeOver(servable, shadow, original, opening, self._judging)
@@ -77,7 +76,10 @@ class Shadowing:
 
     def _run(self) -> None:
         while (work := self._takeovers.get()) is not None:
-            threading.Thread(target=_take_over, args=(work,), name="fallback", daemon=True).start()
+            try:
+                threading.Thread(target=_take_over, args=(work,), name="fallback", daemon=True).start()
+            except RuntimeError:  # no more threads
+                _take_over(work)
             del work  # it knows the servable
 
 

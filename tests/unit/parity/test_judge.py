@@ -255,30 +255,74 @@ def test_both_are_measured_by_the_least_size_of_the_dispute() -> None:
     assert judged.candidate_error == pytest.approx(2e-5, rel=1e-3)
 
 
+def test_where_the_original_has_no_number_the_rest_is_judged() -> None:
+    """An original that overflows somewhere must not excuse a candidate that is wrong elsewhere."""
+    truth, reference = np.ones(4), np.array([1, 1, 1, np.inf])
+    for candidate, is_right in (([1, 1, 1, 9], True), ([1, 1, 1.7, 9], False), ([1, 1, 1, np.inf], False)):
+        answer = np.array(candidate, np.float64)
+        one = Dispute({"x": np.ones(1)}, {"y": reference}, {"y": answer}, frozenset({"y"}))
+        (judged,) = settle(Oracle(truth), [one], ["y"], nothing_keeps).outputs
+        assert judged.candidate_acceptable is is_right
+
+
+@pytest.mark.parametrize("truth", [np.ones(5), np.array(["a", "b", "c", "d"])])
+def test_what_float64_gives_in_another_form_is_no_judgement(truth: Array) -> None:
+    report = settle(Oracle(truth), [dispute(original=0, candidate=1)], ["y"], nothing_keeps)
+    assert (report.judged_probes, report.outputs) == (0, ())
+    assert "another shape, or is text" in report.failure
+
+
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone tells")
-def test_a_judge_in_the_background_has_the_lowest_priority_and_goes_first_and_with_its_parent(
-    tmp_path: Path,
+@pytest.mark.parametrize(("in_background", "priority"), [(True, 19), (False, os.nice(0))])
+def test_a_judge_in_the_background_takes_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_background: bool, priority: int
 ) -> None:
-    """A script in place of the evaluation looks at itself, and outlives nobody."""
-    (tmp_path / "parent.py").write_text(
-        """
-import os, subprocess, sys, time
-from foldserve.lifeline import lifeline
-with lifeline() as line:
-    child = subprocess.Popen(
-        [sys.executable, "-c", "import os, time; from foldserve.lifeline import give_way; give_way();"
-         "print(os.getpid(), open('/proc/self/oom_score_adj').read(), flush=True); time.sleep(60)"],
-        env=os.environ | line.environment, pass_fds=line.pass_fds, stdout=subprocess.PIPE, text=True)
-    print(child.stdout.readline(), flush=True)
-    os.kill(os.getpid(), 9)
+    """What the child is allowed, as it sees that itself when it ends."""
+    seen = tmp_path / "seen"
+    (tmp_path / "sitecustomize.py").write_text(
+        f"""
+import atexit, os, resource
+def tell():
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    first_to_go = open("/proc/self/oom_score_adj").read().strip()
+    with open({str(seen)!r}, "w") as seen:
+        print(os.nice(0), limit > 0, first_to_go, os.environ.get("OMP_NUM_THREADS"), file=seen)
+atexit.register(tell)
 """
     )
-    ran = subprocess.run(
-        [sys.executable, tmp_path / "parent.py"], capture_output=True, text=True, check=False
+    folders = [str(tmp_path), *(str(Path(folder).resolve()) for folder in sys.path if folder)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    source = model(f"{INPUT} {{ y = Neg(x) }}")
+    Float64Judge(source, in_background=in_background).truth({"x": np.ones(1, np.float32)})
+    threads = "1" if in_background else "None"
+    assert seen.read_text().split() == [str(priority), str(in_background), "1000", threads]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux alone tells")
+def test_a_judge_ends_with_its_parent(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never.onnx")  # whoever reads it waits
+    (tmp_path / "parent.py").write_text(
+        """
+import contextlib, os, signal, sys, threading, time
+from foldserve.parity.judge import Float64Judge
+from pathlib import Path
+threading.Thread(target=Float64Judge(Path(sys.argv[1])).truth, args=({},), daemon=True).start()
+while True:
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # threads come and go
+            found += (task / "children").read_text().split()
+    if found:
+        print(found[0], flush=True)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
     )
-    child, first_to_go = map(int, ran.stdout.split())
-    assert first_to_go == 1000
+    command = [sys.executable, tmp_path / "parent.py", tmp_path / "never.onnx"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    status = Path(f"/proc/{int(ran.stdout)}/stat")
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+    while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -74,7 +74,7 @@ def test_answers_without_a_size_do_not_make_noise_a_breach(empty: Array) -> None
     comparison = fresh()
     for value in (1.0, -2.0, 0.5):
         compare(comparison, logit(value), logit(value))
-    for _ in range(2):
+    for _ in range(REMEMBERED):
         compare(comparison, empty, empty)
     assert not compare(comparison, logit(1e-4), logit(1e-4 + NOISE))[0]
 
@@ -126,6 +126,10 @@ def test_one_tie_is_forgotten_in_time() -> None:
     assert not compare(comparison, right, wrong)[0]
 
 
+def test_labels_of_another_shape_are_no_tie() -> None:
+    assert compare(fresh(), np.array([3, 4]), np.array([3]))[0]
+
+
 def test_shapes_and_types_must_be_the_same() -> None:
     one = np.ones((1, 2), np.float32)
     assert compare(fresh(), one, np.ones((2, 2), np.float32))[0]
@@ -157,5 +161,7 @@ def test_an_inaccurate_original_is_allowed_its_error_in_service() -> None:
     assert budgets["y"].relative_l2 == pytest.approx(3e-4)
     assert budgets["y"].scaled_max == pytest.approx(3e-4)
     assert budgets["z"] == ParityBudget()
+    (hopeless,) = budgets_in_service(report(Verdict.ORIGINAL_INACCURATE, 0.9), ["y"]).values()
+    assert compare(LiveComparison({"y": hopeless}), logit(1.0), logit(0.0))[0]
     assert budgets_in_service(report(Verdict.BREACH, 1e-4), ["y"])["y"] == ParityBudget()
     assert budgets_in_service(report(Verdict.ORIGINAL_INACCURATE, np.inf), ["y"])["y"] == ParityBudget()

@@ -71,7 +71,6 @@ class Watched:
         self.worker = ShadowWorker(cpu_share=1.0)
         self.metrics = ParityMetrics("m", "1", lambda: 7)
         self.trips: list[Sequence[Any]] = []
-        rows_are_independent = settings.pop("rows_are_independent", True)
         self.shadow = Shadow(
             ShadowSettings.model_validate({"sample_rate": 1.0, "window": 4, "breaches": 2} | settings),
             BUDGETS,
@@ -79,7 +78,6 @@ class Watched:
             self.worker,
             self.metrics,
             on_trip=self.trips.append,
-            rows_are_independent=rows_are_independent,
         )
 
     def answer(self, factor: float = 2.0, rows: int = 1) -> None:
@@ -175,10 +173,33 @@ def test_of_a_large_request_some_rows_stand_for_all_once_it_is_known_what_a_row_
 
 
 def test_rows_that_depend_on_each_other_are_compared_together(watch: Watch) -> None:
-    watched = watch(rows_are_independent=False)
-    watched.answer(rows=32)
+    watched = watch()
+    x = np.ones((32, 3), np.float32)
+    watched.shadow.offer({"x": x}, [("y", 2 * x)], 1, 0)
     assert watched.settled() == {"ok": 1}
     assert watched.reference.rows[-1] == 32
+
+
+def test_answers_of_another_shape_are_breaches(watch: Watch) -> None:
+    """As those of a wrong fold whose output's size depends on its values."""
+    watched = watch(breaches=1)
+    watched.answer()
+    watched.settled()
+    x = np.ones((4, 3), np.float32)
+    watched.shadow.offer({"x": x}, [("y", 2 * x[:, :2])], 4, 0)
+    assert watched.settled() == {"ok": 1, "breach": 1}
+    ((breach,),) = watched.trips
+    assert breach.sample.rows == 4
+
+
+def test_ties_of_before_a_reset_do_not_count_with_those_after_it(watch: Watch) -> None:
+    watched = watch()
+    comparison = watched.shadow.comparison
+    right, wrong = {"y": np.array([[3]])}, {"y": np.array([[5]])}
+    assert not comparison.of(right, wrong).breaching
+    watched.shadow.reset()
+    assert not comparison.of(right, wrong).breaching
+    assert comparison.of(right, wrong).breaching
 
 
 def test_the_worst_row_is_the_evidence(watch: Watch) -> None:

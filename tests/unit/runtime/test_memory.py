@@ -1,9 +1,13 @@
 import gc
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from foldserve.runtime.memory import return_freed_memory
+from foldserve.runtime.memory import memory_left, return_freed_memory
 
 
 class Ring:
@@ -29,3 +33,55 @@ def test_what_lives_is_exempt_from_collections_until_it_is_garbage_at_the_next_c
     assert died() is not None
     return_freed_memory()
     assert died() is None
+
+
+MACHINE = "MemTotal:  900 kB\nMemAvailable:  100 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "expected"),
+    [
+        ({}, "", 100 * 1024),
+        ({"memory.max": "max", "memory.current": "9"}, "0::/\n", 100 * 1024),
+        (
+            {"memory.max": "5000", "memory.current": "4000", "memory.stat": "anon 1\nfile 500\n"},
+            "0::/\n",
+            1500,
+        ),
+        ({"memory.max": "5000", "memory.current": "6000"}, "0::/\n", 0),
+        (
+            {"memory/a/memory.limit_in_bytes": "800", "memory/a/memory.usage_in_bytes": "100"},
+            "3:memory:/a\n4:cpu:/a\n",
+            700,
+        ),
+    ],
+)
+def test_the_tightest_group_tells_what_is_left(
+    files: dict[str, str], own: str, expected: int, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text)
+    (tmp_path / "own").write_text(own)
+    (tmp_path / "machine").write_text(MACHINE)
+    assert memory_left(tmp_path / "machine", tmp_path / "own", tmp_path / "groups") == expected
+
+
+def test_where_nobody_tells_there_is_no_limit(tmp_path: Path) -> None:
+    assert memory_left(tmp_path / "none", tmp_path / "none", tmp_path) is None
+
+
+def test_what_wants_more_than_half_fails_by_itself() -> None:
+    code = """
+from foldserve.runtime import memory
+memory.memory_left = lambda: 400 * 2**20
+memory.leave_memory_to_others()
+try:
+    bytearray(300 * 2**20)
+except MemoryError:
+    print("refused")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert ran.stdout == "refused\n"
