@@ -10,24 +10,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
-from foldserve_proto.fold_service_pb2 import (
-    GetDriftResponse,
-    GetFoldReportResponse,
-    GetParityResponse,
-    ResetFallbackResponse,
-)
 from foldserve_proto.fold_service_pb2_grpc import FoldServiceStub
 from foldserve_proto.grpc_service_pb2 import (
     ModelInferRequest,
     ModelMetadataResponse,
-    ModelStatisticsResponse,
-    RepositoryIndexResponse,
-    ServerMetadataResponse,
 )
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from foldserve_proto.model_config_pb2 import ModelConfig
 
-from foldserve_client import exchanges
 from foldserve_client.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_RETRIES,
@@ -38,6 +27,7 @@ from foldserve_client.connection import (
     Deadline,
     Tls,
 )
+from foldserve_client.control import Control
 from foldserve_client.errors import ClientError
 from foldserve_client.inference import Asked, InferResult, Inputs, Parameter
 from foldserve_client.inferring import ClassScore, Inferring
@@ -52,7 +42,7 @@ UNREGISTER_S = 2.0
 """Longest that closing waits for the server to forget shared memory."""
 
 
-class Client:
+class Client(Control):
     """A connection to a foldserve server, or several, which threads may share; a context manager.
 
     Every method raises a :class:`~foldserve_client.errors.ClientError` where the server refuses or cannot be
@@ -219,82 +209,11 @@ class Client:
         asked = Asked(version, request_id=request_id)
         return self._run(self._inferring.classify(model, inputs, top, output, asked), timeout_s)
 
-    def live(self, *, timeout_s: float | None = None) -> bool:
-        """Whether the server is up; raises Unavailable where it cannot be reached."""
-        return self._run(exchanges.live(), timeout_s)
-
-    def ready(self, model: str | None = None, *, version: str = "", timeout_s: float | None = None) -> bool:
-        """Whether a model, or the server as a whole, takes requests; False for an unknown model."""
-        return self._run(exchanges.ready(model, version), timeout_s)
-
-    def server_metadata(self, *, timeout_s: float | None = None) -> ServerMetadataResponse:
-        """The server's name, version and extensions."""
-        return self._run(exchanges.server_metadata(), timeout_s)
-
     def model_metadata(
         self, model: str, *, version: str = "", timeout_s: float | None = None
     ) -> ModelMetadataResponse:
         """A model's versions, inputs, outputs and properties."""
         return self._run(self._inferring.metadata(model, version), timeout_s)
-
-    def model_config(self, model: str, *, version: str = "", timeout_s: float | None = None) -> ModelConfig:
-        """What a model runs with, as Triton's ModelConfig."""
-        return self._run(exchanges.model_config(model, version), timeout_s)
-
-    def statistics(
-        self, model: str | None = None, *, version: str = "", timeout_s: float | None = None
-    ) -> ModelStatisticsResponse:
-        """Counts and durations of a model's requests, or of all models'."""
-        return self._run(exchanges.statistics(model, version), timeout_s)
-
-    def repository_index(
-        self, repository: str = "", *, timeout_s: float | None = None
-    ) -> RepositoryIndexResponse:
-        """Every model version that the server knows, its state and why it is not ready."""
-        return self._run(exchanges.repository_index(repository), timeout_s)
-
-    def load_model(
-        self,
-        model: str,
-        *,
-        config: Mapping[str, Any] | None = None,
-        files: Mapping[str, bytes] | None = None,
-        timeout_s: float | None = None,
-    ) -> None:
-        """Load a model, or load it again, and return when it serves; that may take minutes.
-
-        ``config`` (ModelConfig, as JSON has it) stands in for the model's ``config.pbtxt``, and ``files``, by
-        their paths in the model's folder (``1/model.onnx``), for the whole folder. Raises FailedPrecondition
-        where the model does not load, or the server is not in model control mode ``explicit``.
-
-        This, :meth:`unload_model` and :meth:`reset_fallback` are for clients of the server's management
-        address.
-        """
-        self._run(exchanges.load_model(model, config, files or {}), timeout_s)
-
-    def unload_model(self, model: str, *, timeout_s: float | None = None) -> None:
-        """Take a model out of service, without waiting for its requests in flight, which finish."""
-        self._run(exchanges.unload_model(model), timeout_s)
-
-    def fold_report(
-        self, model: str, *, version: str = "", timeout_s: float | None = None
-    ) -> GetFoldReportResponse:
-        """What folding did to a model, site by site."""
-        return self._run(exchanges.fold_report(model, version), timeout_s)
-
-    def parity(self, model: str, *, version: str = "", timeout_s: float | None = None) -> GetParityResponse:
-        """How near the served model is to the original, as measured at load and since then."""
-        return self._run(exchanges.parity(model, version), timeout_s)
-
-    def drift(self, model: str, *, version: str = "", timeout_s: float | None = None) -> GetDriftResponse:
-        """How far sampled inputs have drifted from what the model's BatchNorms saw in training."""
-        return self._run(exchanges.drift(model, version), timeout_s)
-
-    def reset_fallback(
-        self, model: str, *, version: str = "", timeout_s: float | None = None
-    ) -> ResetFallbackResponse:
-        """Let a model that fell back to its unfolded form answer again as it was loaded."""
-        return self._run(exchanges.reset_fallback(model, version), timeout_s)
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

@@ -1,6 +1,7 @@
 """foldserve-client against a real server."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -116,6 +117,12 @@ def test_metadata_of_server_and_model(address: str) -> None:
     assert "? × 4" in run("metadata", "echo", "--address", address).output
     described = json.loads(run("metadata", "echo", "--address", address, "--json").output)
     assert described["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
+
+
+def test_the_help_waits_for_neither_numpy_nor_grpc() -> None:
+    program = "import sys, foldserve_client.commands; print({'numpy', 'grpc', 'PIL'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("command", [[], ["infer"], ["metadata"], ["stats"], ["repository", "load"]], ids=str)

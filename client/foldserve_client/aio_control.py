@@ -1,0 +1,108 @@
+"""What the asyncio client does beside inference, as ``control`` has it."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from foldserve_proto.fold_service_pb2 import (
+    GetDriftResponse,
+    GetFoldReportResponse,
+    GetParityResponse,
+    ResetFallbackResponse,
+)
+from foldserve_proto.grpc_service_pb2 import (
+    ModelStatisticsResponse,
+    RepositoryIndexResponse,
+    ServerMetadataResponse,
+)
+from foldserve_proto.model_config_pb2 import ModelConfig
+
+from foldserve_client import exchanges
+from foldserve_client.steps import Exchange
+
+Result = TypeVar("Result")
+
+
+class AsyncControl:
+    """The part of a client that runs no model."""
+
+    async def _run(self, exchange: Exchange[Result], timeout_s: float | None) -> Result:
+        raise NotImplementedError
+
+    async def live(self, *, timeout_s: float | None = None) -> bool:
+        """Whether the server is up; raises Unavailable where it cannot be reached."""
+        return await self._run(exchanges.live(), timeout_s)
+
+    async def ready(
+        self, model: str | None = None, *, version: str = "", timeout_s: float | None = None
+    ) -> bool:
+        """Whether a model, or the server as a whole, takes requests; False for an unknown model."""
+        return await self._run(exchanges.ready(model, version), timeout_s)
+
+    async def server_metadata(self, *, timeout_s: float | None = None) -> ServerMetadataResponse:
+        """The server's name, version and extensions."""
+        return await self._run(exchanges.server_metadata(), timeout_s)
+
+    async def model_config(
+        self, model: str, *, version: str = "", timeout_s: float | None = None
+    ) -> ModelConfig:
+        """What a model runs with, as Triton's ModelConfig."""
+        return await self._run(exchanges.model_config(model, version), timeout_s)
+
+    async def statistics(
+        self, model: str | None = None, *, version: str = "", timeout_s: float | None = None
+    ) -> ModelStatisticsResponse:
+        """Counts and durations of a model's requests, or of all models'."""
+        return await self._run(exchanges.statistics(model, version), timeout_s)
+
+    async def repository_index(
+        self, repository: str = "", *, timeout_s: float | None = None
+    ) -> RepositoryIndexResponse:
+        """Every model version that the server knows, its state and why it is not ready."""
+        return await self._run(exchanges.repository_index(repository), timeout_s)
+
+    async def load_model(
+        self,
+        model: str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Load a model, or load it again, and return when it serves; that may take minutes.
+
+        ``config`` (ModelConfig, as JSON has it) stands in for the model's ``config.pbtxt``, and ``files``, by
+        their paths in the model's folder (``1/model.onnx``), for the whole folder. Raises FailedPrecondition
+        where the model does not load, or the server is not in model control mode ``explicit``.
+
+        This, :meth:`unload_model` and :meth:`reset_fallback` are for clients of the server's management
+        address.
+        """
+        await self._run(exchanges.load_model(model, config, files or {}), timeout_s)
+
+    async def unload_model(self, model: str, *, timeout_s: float | None = None) -> None:
+        """Take a model out of service, without waiting for its requests in flight, which finish."""
+        await self._run(exchanges.unload_model(model), timeout_s)
+
+    async def fold_report(
+        self, model: str, *, version: str = "", timeout_s: float | None = None
+    ) -> GetFoldReportResponse:
+        """What folding did to a model, site by site."""
+        return await self._run(exchanges.fold_report(model, version), timeout_s)
+
+    async def parity(
+        self, model: str, *, version: str = "", timeout_s: float | None = None
+    ) -> GetParityResponse:
+        """How near the served model is to the original, as measured at load and since then."""
+        return await self._run(exchanges.parity(model, version), timeout_s)
+
+    async def drift(
+        self, model: str, *, version: str = "", timeout_s: float | None = None
+    ) -> GetDriftResponse:
+        """How far sampled inputs have drifted from what the model's BatchNorms saw in training."""
+        return await self._run(exchanges.drift(model, version), timeout_s)
+
+    async def reset_fallback(
+        self, model: str, *, version: str = "", timeout_s: float | None = None
+    ) -> ResetFallbackResponse:
+        """Let a model that fell back to its unfolded form answer again as it was loaded."""
+        return await self._run(exchanges.reset_fallback(model, version), timeout_s)
