@@ -150,6 +150,7 @@ bench-serving: setup ## Measure serving beside its limits: throughput, latency, 
 	$(BIN)/python benchmarks/serving_loading.py
 	$(BIN)/python benchmarks/serving_memory.py
 	$(BIN)/python benchmarks/shadow_latency.py
+	$(BIN)/python benchmarks/client_overhead.py
 	$(BIN)/python benchmarks/drift_cost.py
 	$(BIN)/python benchmarks/serving_tables.py
 

@@ -1,4 +1,4 @@
-"""What the sync client does beside inference: asking a server about itself and its models, and managing it."""
+"""What the sync client does beside inference: asking a server about itself and its models, managing it."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar

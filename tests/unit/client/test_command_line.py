@@ -132,6 +132,13 @@ def test_help_texts_speak_of_no_types(command: list[str]) -> None:
     assert "``" not in shown
 
 
+def test_what_changes_a_server_asks_its_management_address() -> None:
+    for command in (["repository", "load"], ["repository", "unload"], ["reset"]):
+        assert "[default: localhost:8003]" in run(*command, "--help").output
+    for command in (["repository", "index"], ["infer"], ["stats"]):
+        assert "[default: localhost:8001]" in run(*command, "--help").output
+
+
 def test_ready_tells_by_exit_code(address: str) -> None:
     assert run("ready", "--address", address).exit_code == 0
     assert run("ready", "echo", "--address", address).output == "ready\n"
