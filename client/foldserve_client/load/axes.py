@@ -1,13 +1,15 @@
 """Axes of plots: where a value is, from 0 to 1, and which values are labelled."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from foldserve_client.load.words import milliseconds, rate
 
 STEPS = (1, 2, 5, 10)
+FINE = (1, 1.5, 2, 3, 4, 5, 7)
+MOST_MARKS = 7
 LEAST_ROOM = 0.1
 """Between the labels of 0 and 50 %: with less, the latter is left out."""
 
@@ -94,9 +96,8 @@ class Log:
     def __init__(self, values: Iterable[float]) -> None:
         positive = [value for value in values if value > 0]
         low, high = min(positive, default=1.0), max(positive, default=10.0)
-        self._marks = _marks(low, high, STEPS[:3])
-        if len(self._marks) > 7:
-            self._marks = _marks(low, high, STEPS[:1])
+        choices = [_marks(low, high, factors) for factors in (FINE, STEPS[:3], STEPS[:1])]
+        self._marks = next((marks for marks in choices if len(marks) <= MOST_MARKS), choices[-1])
         self._low, self._high = math.log10(self._marks[0]), math.log10(self._marks[-1])
 
     def place(self, value: float) -> float:
@@ -137,7 +138,7 @@ def _nice(step: float) -> float:
     return next(decade * factor for factor in STEPS if decade * factor >= step * (1 - 1e-9))
 
 
-def _marks(low: float, high: float, factors: Iterable[int]) -> list[float]:
+def _marks(low: float, high: float, factors: Sequence[float]) -> list[float]:
     """Two at least: the highest mark up to ``low``, the lowest from ``high`` on, and those between."""
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     marks = [float(f"{factor}e{decade}") for decade in decades for factor in factors]

@@ -1,7 +1,7 @@
 """From what was asked for on the command line to the report, on the terminal and in files."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
@@ -27,6 +27,9 @@ from foldserve_client.options import Connecting
 
 DURATION_S = 10.0
 FIRST_RATE = "10"
+LEAST_TARGETS = 10
+"""How many times the target a search's steps must last: a queue that grows has to show."""
+
 INTERRUPTED = 130
 SIDE = re.compile(r"((?P<address>[^/=]+:\d+)(/|$))?(?P<model>.+)?")
 SIZES = re.compile(r"(?P<input>[^=]+)=(?P<sizes>\d+(,\d+)*)")
@@ -42,17 +45,16 @@ def carry_out(connecting: Connecting, order: Order) -> int:
     except KeyboardInterrupt:
         typer.secho("interrupted: nothing is reported", err=True)
         return INTERRUPTED
-    writers = ((order.json, files.write_json), (order.csv, files.write_csv), (order.html, files.write_html))
-    for file, write in writers:
-        if file is not None:
-            write(report, file)
-    console = Console()
-    console.print(display.report(report))
+    Console().print(display.report(report))
+    for file, write in _files(order):
+        write(report, file)
     return 0 if any(step.latency.count for step in report.steps) else 1
 
 
 def plan(order: Order) -> list[Step]:
     """The steps that were asked for; raises typer.BadParameter for options that do not go together."""
+    for file, _ in _files(order):
+        _require(file.parent.is_dir(), f"{file}: there is no such folder")
     loop = Loop.CLOSED if order.rate is None and not order.find_capacity else Loop.CONSTANT
     if order.poisson:
         _require(loop is not Loop.CLOSED, "--poisson is for --rate: callers send when they are answered")
@@ -69,6 +71,11 @@ def plan(order: Order) -> list[Step]:
     one = len(found) == 1 and found[0].level.start == found[0].level.end
     if order.find_capacity:
         _require(order.target_p99_ms is not None, "--find-capacity needs --target-p99")
+        least_s = LEAST_TARGETS * (order.target_p99_ms or 0) / 1e3
+        _require(
+            found[0].duration_s >= least_s,
+            f"--find-capacity needs a --duration of {least_s:g} s at least, ten times --target-p99",
+        )
         _require(one, "--find-capacity begins at one --rate")
         _require(order.compare is None, "--find-capacity and --compare exclude each other")
     if order.compare is not None:
@@ -162,12 +169,19 @@ def _until_interrupted(results: Iterator[StepResult], watcher: Watcher) -> list[
     """The steps that came to their end."""
     finished: list[StepResult] = []
     try:
-        finished.extend(results)  # what was taken before an interrupt stays
+        for result in results:
+            finished.append(result)
     except KeyboardInterrupt:
         if not finished:
             raise
         watcher.say("interrupted: only the finished steps are reported")
     return finished
+
+
+def _files(order: Order) -> list[tuple[Path, Callable[[Report, Path], None]]]:
+    """The files that were asked for, and how each is written."""
+    formats = ((order.json, files.write_json), (order.csv, files.write_csv), (order.html, files.write_html))
+    return [(file, write) for file, write in formats if file is not None]
 
 
 def _target(connecting: Connecting) -> Target:

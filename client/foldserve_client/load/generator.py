@@ -42,8 +42,12 @@ class Generator:
     ) -> None:
         """Connect; raises grpc.FutureTimeoutError where the server cannot be reached in half a minute."""
         self._channels = [target.channel() for _ in range(connections)]
-        for channel in self._channels:
-            grpc.channel_ready_future(channel).result(CONNECT_S)
+        try:
+            for channel in self._channels:
+                grpc.channel_ready_future(channel).result(CONNECT_S)
+        except grpc.FutureTimeoutError:
+            self.close()
+            raise
         self._calls: cycle[grpc.UnaryUnaryMultiCallable[bytes, bytes]] = cycle(
             [channel.unary_unary(METHOD) for channel in self._channels]
         )

@@ -38,6 +38,7 @@ class Recent:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, Values]] = deque()
+        self._since = 0.0
         self.failures: Counter[str] = Counter()
 
     def see(self, at_s: float, outcomes: Outcomes) -> None:
@@ -45,7 +46,7 @@ class Recent:
         good = outcomes.where(outcomes.code == OK)
         self._seen.append((at_s, len(good.done), (good.done - good.due) * 1e3))
         while self._seen[0][0] < at_s - RECENT_S:
-            self._seen.popleft()
+            self._since = self._seen.popleft()[0]
         for code in outcomes.code[outcomes.code != OK].tolist():
             self.failures[code_name(code)] += 1
 
@@ -53,10 +54,8 @@ class Recent:
         """Rate, p50 and p99 of late, failures by code."""
         latencies = [milliseconds for _, _, milliseconds in self._seen]
         count = sum(number for _, number, _ in self._seen)
-        since = min((moment for moment, _, _ in self._seen), default=0.0)
-        until = max((moment for moment, _, _ in self._seen), default=0.0)
-        stretch = min(RECENT_S, max(until - since, until and 0.25))
-        words = [f"{count / stretch if stretch else 0:,.0f}/s"]
+        stretch = max((moment for moment, _, _ in self._seen), default=0.0) - self._since
+        words = [f"{count / stretch if stretch > 0 else 0:,.0f}/s"]
         if count:
             p50, p99 = np.percentile(np.concatenate(latencies), [50, 99])
             words.append(f"p50 {p50:.2f} ms, p99 {p99:.2f} ms")
@@ -77,9 +76,9 @@ class Live:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[now]}"),
+            TextColumn("{task.fields[now]}", markup=False),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,

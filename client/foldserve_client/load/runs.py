@@ -40,7 +40,7 @@ def find_capacity(side: Side, first: Step, goal: Goal, watcher: Watcher) -> tupl
             met = keeps(result, goal)
             results.append(result)
             watcher.say(_probe_words(result, met))
-            if met or not result.generator.bottleneck:
+            if not result.generator.bottleneck:
                 break
         else:
             limited_by = result.generator.bottleneck
@@ -112,7 +112,7 @@ COMPARED: tuple[tuple[str, bool, Callable[[StepResult], float]], ...] = (
 
 def _probe_words(result: StepResult, met: bool) -> str:
     p99 = "no answer" if result.p99_ms is None else f"p99 {result.p99_ms:.2f} ms"
-    outcome = "met" if met else "the generator was late" if result.generator.bottleneck else "missed"
+    outcome = "the generator is the limit" if result.generator.bottleneck else "met" if met else "missed"
     return (
         f"{result.level}/s: {outcome} ({p99}, {result.answered_per_s:.0f}/s answered, "
         f"{result.failed_share:.2%} failed)"

@@ -28,7 +28,7 @@ HEAD_START_S = 0.1
 """From the order to begin until the step begins, for all processes at the same time."""
 
 START_S = 60.0
-STOP_S = 5.0
+STOP_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def work(connection: Connection, setup: Setup) -> None:
     connection.send(None)
     gc.collect()
     gc.freeze()
-    with suppress(EOFError, BrokenPipeError):  # the pool has gone
+    with suppress(EOFError, OSError):  # the pool has gone
         while (job := connection.recv()) is not None:
             _run(generator, connection, setup, job)
     generator.close()
@@ -188,8 +188,9 @@ def _reporting(generator: Generator, connection: Connection, worker: int, begin:
         connection.send(Batch(worker, generator.take(), now - begin, time.process_time()))
 
     def repeat() -> None:
-        while not ended.wait(INTERVAL_S):
-            report()
+        with suppress(OSError):  # the pool has gone
+            while not ended.wait(INTERVAL_S):
+                report()
 
     thread = threading.Thread(target=repeat)
     thread.start()
