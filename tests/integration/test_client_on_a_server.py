@@ -4,7 +4,9 @@ import asyncio
 import doctest
 import json
 import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from foldserve.server import Server
-from foldserve_client import AsyncClient, Client, FailedPrecondition, InvalidArgument
+from foldserve_client import AsyncClient, Client, FailedPrecondition, InvalidArgument, ResourceExhausted
 from foldserve_client.commands import app
 from foldserve_client.regions import OBJECTS
 from foldserve_proto import grpc_service_pb2 as pb
@@ -155,6 +157,32 @@ def test_a_server_that_forgot_the_memory_is_told_of_it_anew(shared: Server, digi
                 pb.SystemSharedMemoryUnregisterRequest()
             )
         np.testing.assert_allclose(client.infer("digits", images).output, expected, atol=1e-5)
+
+
+def test_a_full_server_says_when_to_come_back_and_is_asked_again(digits: Digits) -> None:
+    images = np.resize(digits[0], (256, 1, 8, 8))
+    refused: list[ResourceExhausted] = []
+
+    def ask(client: Client) -> None:
+        try:
+            client.infer("digits", images)
+        except ResourceExhausted as error:
+            refused.append(error)
+
+    with (
+        serving(EXAMPLE_MODELS, provider="cpu", instances=1, intra_op_threads=1, max_queue_size=1) as server,
+        ThreadPoolExecutor(16) as pool,
+        Client(f"127.0.0.1:{server.grpc_port}", retries=0) as once,
+        Client(f"127.0.0.1:{server.grpc_port}", retries=4) as patient,
+    ):
+        deadline = time.monotonic() + 30
+        while not refused:
+            assert time.monotonic() < deadline
+            list(pool.map(ask, [once] * 16))
+        assert all(error.retry_after_s and error.model == "digits" for error in refused)
+        refused.clear()
+        list(pool.map(ask, [patient] * 3))
+        assert not refused
 
 
 def test_a_server_without_shared_memory_says_so(server: Server, digits: Digits) -> None:
