@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from foldserve_client.client import Client
+    from foldserve_client.connection import Tls
 
 SERVER = "localhost:8001"
 MANAGEMENT = "localhost:8003"
@@ -57,24 +58,29 @@ class Connecting:
         typer.Option(metavar="SECONDS", help="Longest to wait for the answer.", min=0, rich_help_panel=PANEL),
     ] = TIMEOUT_S
 
+    def addresses(self) -> str | tuple[str, ...]:
+        """One address, or several."""
+        addresses = tuple(self.address.split(","))
+        return addresses if len(addresses) > 1 else self.address
+
+    def credentials(self) -> tuple["Tls | None", str | None]:
+        """How to connect, and the token to show; raises OSError or ValueError for what cannot work."""
+        from foldserve_client.connection import Tls  # noqa: PLC0415 - the help does not wait for gRPC
+
+        files = self.ca_file, self.cert_file, self.key_file
+        wanted = self.tls or self.server_name is not None or any(file is not None for file in files)
+        token = self.token if self.token_file is None else self.token_file.read_text().strip()
+        return Tls(*files, self.server_name) if wanted else None, token
+
     @contextmanager
     def client(self) -> Iterator["Client"]:
         """A client for one command; its errors end the command with 1, options that cannot work with 2."""
         from foldserve_client.client import Client  # noqa: PLC0415 - the help does not wait for gRPC
-        from foldserve_client.connection import Tls  # noqa: PLC0415
         from foldserve_client.errors import ClientError  # noqa: PLC0415
 
-        files = self.ca_file, self.cert_file, self.key_file
-        token = self.token if self.token_file is None else self.token_file.read_text().strip()
-        addresses = self.address.split(",")
         try:
-            wanted = self.tls or self.server_name is not None or any(file is not None for file in files)
-            client = Client(
-                addresses if len(addresses) > 1 else self.address,
-                tls=Tls(*files, self.server_name) if wanted else None,
-                token=token,
-                timeout_s=self.timeout,
-            )
+            tls, token = self.credentials()
+            client = Client(self.addresses(), tls=tls, token=token, timeout_s=self.timeout)
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error)) from None
         with client:

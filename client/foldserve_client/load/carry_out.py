@@ -12,7 +12,6 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from foldserve_client.connection import Tls
 from foldserve_client.errors import ClientError
 from foldserve_client.load import display, files, runs
 from foldserve_client.load.errors import LoadTestError
@@ -83,11 +82,13 @@ def plan(order: Order) -> list[Step]:
     return found
 
 
-def parse_side(text: str, address: str, shares: Sequence[Share]) -> tuple[str, list[Share]]:
+def parse_side(
+    text: str, addresses: str | tuple[str, ...], shares: Sequence[Share]
+) -> tuple[str | tuple[str, ...], list[Share]]:
     """Address and models of ``ADDRESS``, ``MODEL`` or ``ADDRESS/MODEL``; what is left out is as elsewhere."""
     found = SIDE.fullmatch(text)
     own, model = (found["address"], found["model"]) if found else (None, None)
-    return own or address, [parse_share(model)] if model else list(shares)
+    return own or addresses, [parse_share(model)] if model else list(shares)
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -130,7 +131,7 @@ def _report(connecting: Connecting, order: Order) -> Report:
         found = _measure(order, planned, sides, stack.enter_context(Live()))
     return Report(
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        addresses=tuple(dict.fromkeys(side.target.address for side in sides)),
+        addresses=tuple(dict.fromkeys(str(side.target) for side in sides)),
         servers=tuple(dict.fromkeys(side.server for side in sides)),
         shares=tuple(dict.fromkeys(share for side in sides for share in side.shares)),
         rows=order.rows,
@@ -146,9 +147,9 @@ def _wanted(order: Order, target: Target) -> list[tuple[Target, list[Share]]]:
     if order.compare is None:
         _require(bool(shares), "name a model to ask for")
         return [(target, shares)]
-    parsed = [parse_side(text, target.address, shares) for text in order.compare]
+    parsed = [parse_side(text, target.addresses, shares) for text in order.compare]
     _require(all(own for _, own in parsed), "--compare of two addresses needs a model to ask for")
-    return [(replace(target, address=address), own) for address, own in parsed]
+    return [(replace(target, addresses=address), own) for address, own in parsed]
 
 
 def _measure(order: Order, planned: list[Step], sides: Sequence[Side], watcher: Watcher) -> dict[str, Any]:
@@ -186,13 +187,8 @@ def _files(order: Order) -> list[tuple[Path, Callable[[Report, Path], None]]]:
 
 def _target(connecting: Connecting) -> Target:
     """The server that the options name, and how it lets us in."""
-    files = connecting.ca_file, connecting.cert_file, connecting.key_file
-    wanted = connecting.tls or connecting.server_name is not None or any(file is not None for file in files)
-    token = connecting.token
     try:
-        if connecting.token_file is not None:
-            token = connecting.token_file.read_text().strip()
-        return Target(connecting.address, Tls(*files, connecting.server_name) if wanted else None, token)
+        return Target(connecting.addresses(), *connecting.credentials())
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -12,6 +12,7 @@ from foldserve_client.load.report import Comparison, Latency, Report
 PERCENTS = ("50", "90", "99", "99.9")
 PERCENT_NAMES = tuple(f"p{percent}" for percent in PERCENTS)
 MOST_DETAILS = 200
+LEAST_WIDTH = 4
 
 
 def report(found: Report) -> RenderableType:
@@ -29,7 +30,7 @@ def report(found: Report) -> RenderableType:
 
 def steps(found: Report) -> Table:
     """A row for each step."""
-    table = _table("latency in ms", "due /s", "answered /s", *PERCENT_NAMES, "max", "failed")
+    table = _table("latency in ms", "due\n/s", "answered\n/s", *PERCENT_NAMES, "max", "failed")
     for name, step in words.steps(found):
         table.add_row(
             name,
@@ -55,7 +56,7 @@ def failures(found: Report) -> Table:
 
 def models(found: Report) -> Table:
     """A row for each model of a mix."""
-    table = _table("models, ms", "model", "request", "answered /s", *PERCENT_NAMES)
+    table = _table("models, ms", "model", "request", "answered\n/s", *PERCENT_NAMES)
     for name, step in words.steps(found):
         for one in step.models if len(step.models) > 1 else ():
             size, rate = words.size(one.request_bytes), words.rate(one.answered_per_s)
@@ -121,5 +122,7 @@ def _table(*columns: str) -> Table:
     last = len(columns) - 1
     for number, column in enumerate(columns):
         side: JustifyMethod = "right" if number else "left"
-        table.add_column(escape(column), overflow="fold", justify=side, no_wrap=number < last)
+        table.add_column(
+            escape(column), overflow="fold", justify=side, no_wrap=number < last, min_width=LEAST_WIDTH
+        )
     return table

@@ -67,8 +67,8 @@ class Side:
                 self.server = _server_name(client)
                 self.messages = [_messages(client, share, inputs) for share in shares]
         except ClientError as error:
-            raise LoadTestError(f"{target.address}: {error}") from None
-        self.metrics_url = metrics_url or _metrics_if_there(target.address)
+            raise LoadTestError(f"{target}: {error}") from None
+        self.metrics_url = metrics_url or _metrics_if_there(target)
         self._pool = Pool(
             target,
             self.messages,
@@ -130,8 +130,11 @@ def _messages(client: Client, share: Share, inputs: Inputs) -> Messages:
     return serialize(share, metadata, requests)
 
 
-def _metrics_if_there(address: str) -> str | None:
-    url = scrape.default_url(address)
+def _metrics_if_there(target: Target) -> str | None:
+    """Of one server: the metrics of one of several would tell of a part."""
+    if not isinstance(target.addresses, str):
+        return None
+    url = scrape.default_url(target.addresses)
     try:
         scrape.fetch(url)
     except LoadTestError:

@@ -15,13 +15,18 @@ OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 class Target:
     """A server; plain values, for worker processes to connect by themselves."""
 
-    address: str
+    addresses: str | tuple[str, ...]
+    """One, or several of the same service, which take turns."""
+
     tls: Tls | None = None
     token: str | None = None
 
+    def __str__(self) -> str:
+        return self.addresses if isinstance(self.addresses, str) else ", ".join(self.addresses)
+
     def client(self) -> Client:
         """A client of it, to ask what it is."""
-        return Client(self.address, tls=self.tls, token=self.token)
+        return Client(self.addresses, tls=self.tls, token=self.token)
 
     def channel(self) -> grpc.Channel:
         """A new connection, which nobody else uses and on which nothing is tried twice."""
@@ -37,4 +42,4 @@ class Target:
         return self._connection().metadata
 
     def _connection(self) -> Connection:
-        return Connection.to(self.address, tls=self.tls, token=self.token, compression=None, retries=0)
+        return Connection.to(self.addresses, tls=self.tls, token=self.token, compression=None, retries=0)

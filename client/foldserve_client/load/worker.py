@@ -146,7 +146,7 @@ class Pool:
                 raise LoadTestError(f"a generator process did not start in {START_S:.0f} s")
             failure = _received(connection)
             if failure is not None:
-                raise LoadTestError(f"{target.address} cannot be reached: {failure}")
+                raise LoadTestError(f"{target} cannot be reached: {failure}")
 
 
 def work(connection: Connection, setup: Setup) -> None:

@@ -116,6 +116,7 @@ def test_a_narrow_terminal_breaks_no_number() -> None:
     for line in _printed(RUN, width=80).splitlines():
         assert len(line) <= 80
     assert "…" not in _printed(RUN, width=80)
+    assert "2.81 %" in _printed(RUN, width=80)  # of the last column
 
 
 @pytest.mark.parametrize(
