@@ -80,6 +80,8 @@ def serve(chosen: Effective[ServerSettings]) -> None:
     """
     settings = chosen.settings
     configure_logging(settings.log_format, settings.log_level)
+    # Else gRPC writes lines of its own between ours, one for each stranger whose handshake fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     require_single_onnxruntime()
     from foldserve.server import Server  # noqa: PLC0415  # see above
 

@@ -1,7 +1,10 @@
 """TLS of a real server: who connects, and certificates that change while it is busy."""
 
 import shutil
+import socket
+import ssl
 import threading
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +20,7 @@ from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from integration.repositories import ONE_CPU, eventually
 from running import EXAMPLE_MODELS, scraped, serving
+from server_process import FREE_PORTS, ServerProcess
 
 QUICKLY_S = 20
 IMAGES = np.zeros((1, 1, 8, 8), np.float32)
@@ -180,6 +184,28 @@ def test_without_an_authority_for_callers_nobody_needs_a_certificate(pki: Pki, t
     with serving(tmp_path, **ONE_CPU, **pki.settings) as server:
         assert _code(f"127.0.0.1:{server.grpc_port}", pki.trust()) is OK
         assert _code(f"127.0.0.1:{server.grpc_port}", None) is UNAVAILABLE
+
+
+def test_strangers_cannot_write_into_the_log(pki: Pki, tmp_path: Path) -> None:
+    """Handshakes that fail are their callers' business; every line of the log is ours."""
+    (tmp_path / "models" / "digits").mkdir(parents=True)
+    options = ["--repository", str(tmp_path / "models"), "--model-control", "explicit"]
+    options += ["--tls-cert-file", str(pki["server.crt"]), "--tls-key-file", str(pki["server.key"])]
+    with ServerProcess(tmp_path / "log", *FREE_PORTS, *options) as process:
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with warnings.catch_warnings(action="ignore"):
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
+        host, _, port = process.address.rpartition(":")
+        with socket.create_connection((host, int(port))) as connection, pytest.raises(ssl.SSLError):
+            old.wrap_socket(connection)
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            connection.recv(100)
+        assert process.finish() == 0
+        events = [record["event"] for record in process.records()]
+        assert (events[0], events[-1]) == ("listening", "stopped")
 
 
 def test_a_server_with_half_a_pair_does_not_start(pki: Pki, other: Pki) -> None:
