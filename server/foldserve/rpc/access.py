@@ -18,6 +18,9 @@ from foldserve.rpc.rights import CHANGES, MANAGEMENT, needed
 from foldserve.rpc.tokens import Holder, Metadata, Tokens, token_in
 from foldserve.settings import Right
 
+LONGEST_NAME = 200
+"""Characters of a model's name that are written to the log."""
+
 log = get_logger()
 
 
@@ -63,7 +66,7 @@ class Access:
                 log.info(
                     "management",
                     method=method,
-                    model=model_of(request),
+                    model=model_of(request)[:LONGEST_NAME],
                     caller=context.peer(),
                     **_identity(holder, context),
                 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,9 @@ SHORTEST, LONGEST = 16, 4096
 PATTERNS = {"name": "has characters that cannot be", "token_sha256": "is no SHA-256 in lower-case hex"}
 """What is said of text that is not as it must be."""
 
+SENDABLE = re.compile("[!-~]+")
+"""Text that fits behind the scheme in a header."""
+
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
@@ -57,6 +61,8 @@ class _Entry(BaseModel):
     def _one_of_both(self) -> Self:
         if (self.token is None) is (self.token_sha256 is None):
             raise ValueError("needs either token or token_sha256")
+        if self.token is not None and not SENDABLE.fullmatch(self.token.get_secret_value()):
+            raise ValueError("has spaces, line ends or letters beyond ASCII in its token: none can be sent")
         return self
 
     @property
@@ -130,6 +136,8 @@ def _told(one: "ErrorDetails") -> str:
     match one["type"]:
         case "extra_forbidden":
             fault = f"has a key that is none of {', '.join(_Entry.model_fields)}"
+        case "model_type":
+            fault = "should hold name, rights and token as 'name: value'"
         case "missing":
             fault = "is missing"
         case "too_short" | "string_too_short":
