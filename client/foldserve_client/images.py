@@ -132,9 +132,8 @@ def _normalised(pixels: Array, dtype: np.dtype[Any], preparation: Preparation) -
     mean, std = (np.asarray(values, np.float64) for values in (preparation.mean, preparation.std))
     for name, values in (("mean", mean), ("std", std)):
         if values.size not in (1, channels):
-            raise InvalidArgument(
-                f"--{name} has {values.size} values; give 1, or {channels}, one per channel"
-            )
+            wanted = "1" if channels == 1 else f"1, or {channels}, one per channel"
+            raise InvalidArgument(f"--{name} has {values.size} values; give {wanted}")
     if not std.all():
         raise InvalidArgument("--std has a zero; what would be divided by it")
     if dtype.kind == "u":

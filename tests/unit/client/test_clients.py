@@ -114,7 +114,7 @@ def test_a_code_without_a_class_of_its_own_is_kept(client: AnyClient, echo: Echo
 
 def test_the_timeout_of_a_method_ends_it(client: AnyClient, echo: EchoServicer) -> None:
     echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded, match="did not answer within the timeout"):
         client.infer("stuck", IMAGES, timeout_s=0.3)
 
 
