@@ -356,7 +356,7 @@ def test_what_ran_before_a_reset_does_not_count_after_it(tmp_path: Path) -> None
             shadow.reset()
             return run(*arguments)
 
-        wrong.run = reset_meanwhile  # type: ignore[method-assign]  # this session alone
+        wrong.run = reset_meanwhile  # type: ignore[method-assign, assignment]  # this session alone
         own._batcher.use(wrong)
         for _ in range(5):
             client.infer("net", POSITIVE)

@@ -319,7 +319,7 @@ while True:
         os.kill(os.getpid(), signal.SIGKILL)
 """
     )
-    command = [sys.executable, tmp_path / "parent.py", tmp_path / "never.onnx"]
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "never.onnx")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     status = Path(f"/proc/{int(ran.stdout)}/stat")
     deadline = time.monotonic() + 30
