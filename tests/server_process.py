@@ -19,13 +19,13 @@ Record = dict[str, object]
 class ServerProcess:
     """``foldserve serve`` with ``options``, once it has logged ``until``; killed where the block leaves it.
 
-    Its log goes to a file, so that it never waits for somebody to read it.
+    Its log goes to a file, so that it never waits for somebody to read it. ``environment`` is added to ours.
     """
 
-    def __init__(self, log: Path, *options: str, until: str = "ready") -> None:
+    def __init__(self, log: Path, *options: str, until: str = "ready", **environment: str) -> None:
         self._log = log
         with log.open("wb") as output:
-            self.process = subprocess.Popen([*SERVE, *options], stderr=output, env=os.environ)
+            self.process = subprocess.Popen([*SERVE, *options], stderr=output, env=os.environ | environment)
         try:
             self.wait_for(until)
         except BaseException:

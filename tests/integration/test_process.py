@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -17,100 +16,62 @@ import pytest
 from foldserve_client import Client
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from running import EXAMPLE_MODELS
+from running import CACHE, EXAMPLE_MODELS
+from server_process import FREE_PORTS, SERVE, ServerProcess
 
-SERVE = [
-    sys.executable,
-    "-m",
-    "foldserve",
-    "serve",
-    "--host",
-    "127.0.0.1",
-    "--http-port",
-    "0",
-    "--grpc-port",
-    "0",
-    "--management-address",
-    "127.0.0.1:0",
-]
-
-
-class Process:
-    """A server process that has logged ``until``, with the records of its log so far."""
-
-    def __init__(self, *options: str, until: str = "ready", **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [*SERVE, *options], stderr=subprocess.PIPE, text=True, env=os.environ | environment
-        )
-        self.records: list[dict[str, object]] = []
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.records.append(json.loads(line))
-            if self.records[-1]["event"] == until:
-                break
-
-    def record(self, event: str) -> dict[str, object]:
-        return next(record for record in self.records if record["event"] == event)
-
-    def finish(self, wanted: signal.Signals) -> int:
-        self.process.send_signal(wanted)
-        _, rest = self.process.communicate(timeout=60)
-        self.records += [json.loads(line) for line in rest.splitlines()]
-        return self.process.returncode
-
-
-@contextmanager
-def _started(*options: str) -> Iterator[Process]:
-    started = Process(*options)
-    with started.process:
-        try:
-            yield started
-        finally:
-            started.process.kill()
+SERVE_HERE = [*SERVE, *FREE_PORTS]
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[Process]:
+def process(tmp_path: Path) -> Iterator[ServerProcess]:
     """A process that serves the ONNX model alone, which loads in no time."""
     (tmp_path / "digits").symlink_to(EXAMPLE_MODELS / "digits")
-    with _started("--repository", str(tmp_path)) as started:
+    options = [*FREE_PORTS, "--repository", str(tmp_path), "--cache-dir", CACHE.name]
+    with ServerProcess(tmp_path.with_suffix(".log"), *options) as started:
         yield started
 
 
 @pytest.mark.parametrize("wanted", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_and_ends_with_zero(process: Process, wanted: signal.Signals) -> None:
+def test_a_signal_drains_and_ends_with_zero(process: ServerProcess, wanted: signal.Signals) -> None:
     assert process.finish(wanted) == 0
-    events = [record["event"] for record in process.records]
+    events = [record["event"] for record in process.records()]
     assert events[-3:] == ["draining: no new requests", "model unloaded", "stopped"]
 
 
-def test_a_supervisor_that_signals_twice_still_gets_a_clean_end(process: Process) -> None:
+def test_a_supervisor_that_signals_twice_still_gets_a_clean_end(process: ServerProcess) -> None:
     for _ in range(3):
         process.process.send_signal(signal.SIGTERM)
     assert process.finish(signal.SIGTERM) == 0
-    assert process.records[-1]["event"] == "stopped"
+    assert process.records()[-1]["event"] == "stopped"
 
 
 def test_a_log_that_nobody_reads_any_more_fails_nothing() -> None:
-    explicit = ["--model-control", "explicit", "--load-models", "digits"]
-    with _started("--repository", str(EXAMPLE_MODELS), *explicit) as started:
-        assert started.process.stderr is not None
-        started.process.stderr.close()
-        with grpc.insecure_channel(str(started.record("listening")["management"])) as channel:
-            stub = GRPCInferenceServiceStub(channel)
-            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="digits"))
-            stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="digits"))
-            with pytest.raises(grpc.RpcError) as failure:
-                stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="nothing"))
-            assert failure.value.code() is grpc.StatusCode.NOT_FOUND
-        started.process.send_signal(signal.SIGTERM)
-        assert started.process.wait(60) == 0
+    options = ["--repository", str(EXAMPLE_MODELS), "--model-control", "explicit", "--load-models", "digits"]
+    with subprocess.Popen([*SERVE_HERE, *options], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            records = map(json.loads, process.stderr)
+            listening = next(record for record in records if record["event"] == "listening")
+            assert any(record["event"] == "ready" for record in records)
+            process.stderr.close()
+            with grpc.insecure_channel(listening["management"]) as channel:
+                stub = GRPCInferenceServiceStub(channel)
+                stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="digits"))
+                stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="digits"))
+                with pytest.raises(grpc.RpcError) as failure:
+                    stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="nothing"))
+                assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
 def test_torch_is_never_imported_by_the_serving_process(tmp_path: Path) -> None:
     """Not even for a ``.pt2`` model: its memory maps would show libtorch."""
-    with _started("--repository", str(EXAMPLE_MODELS), "--cache-dir", str(tmp_path)) as process:
-        ready = {record["model"] for record in process.records if record["event"] == "model ready"}
+    options = ["--repository", str(EXAMPLE_MODELS), "--cache-dir", str(tmp_path)]
+    with ServerProcess(tmp_path.with_suffix(".log"), *FREE_PORTS, *options) as process:
+        ready = {record["model"] for record in process.records() if record["event"] == "model ready"}
         maps = Path(f"/proc/{process.process.pid}/maps").read_text()
     assert ready == {"digits", "digits_pt2"}
     assert "onnxruntime" in maps
@@ -125,9 +86,9 @@ def test_importing_the_server_does_not_import_torch() -> None:
 def test_a_signal_ends_a_server_that_is_still_loading_and_its_import(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    options = ["--repository", str(EXAMPLE_MODELS), "--cache-dir", str(tmp_path / "cache")]
-    process = Process(*options, until="model ready", TMPDIR=str(temporary))
-    with process.process:
+    options = [*FREE_PORTS, "--repository", str(EXAMPLE_MODELS), "--cache-dir", str(tmp_path / "cache")]
+    until = {"until": "model ready", "TMPDIR": str(temporary)}
+    with ServerProcess(tmp_path.with_suffix(".log"), *options, **until) as process:
         assert list(temporary.iterdir())
         children = Path(f"/proc/{process.process.pid}/task").glob("*/children")
         imports = [int(child) for children_of in children for child in children_of.read_text().split()]
@@ -137,7 +98,7 @@ def test_a_signal_ends_a_server_that_is_still_loading_and_its_import(tmp_path: P
     while any(Path(f"/proc/{child}/stat").exists() for child in imports):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    events = [record["event"] for record in process.records]
+    events = [record["event"] for record in process.records()]
     assert "ready" not in events
     assert events[-1] == "stopped"
     assert list(temporary.iterdir()) == []
@@ -152,11 +113,13 @@ def test_a_broken_model_stops_no_other(tmp_path: Path) -> None:
         folder = tmp_path / model / "1"
         folder.mkdir(parents=True)
         (folder / file).write_bytes(content)
-    with _started("--repository", str(tmp_path)) as process:
-        failures = {r["model"]: r["reason"] for r in process.records if r["event"] == "model failed to load"}
+    with ServerProcess(tmp_path.with_suffix(".log"), *FREE_PORTS, "--repository", str(tmp_path)) as process:
+        failures = {
+            r["model"]: r["reason"] for r in process.records() if r["event"] == "model failed to load"
+        }
         assert set(failures) == {"torn", "pickled"}
         assert "torch.export.save" in str(failures["pickled"])
-        with Client(f"127.0.0.1:{process.record('listening')['grpc_port']}") as client:
+        with Client(process.address) as client:
             assert client.ready()
             assert client.ready("digits")
             assert not client.ready("torn")
@@ -177,7 +140,7 @@ def test_a_broken_model_stops_no_other(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_work_is_said_at_once(arguments: list[str], text: str) -> None:
-    ended = subprocess.run([*SERVE, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run([*SERVE_HERE, *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert text in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -187,7 +150,7 @@ def test_what_cannot_work_is_said_at_once(arguments: list[str], text: str) -> No
 def test_a_busy_port_is_named_with_a_way_out(flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
-        arguments = [*SERVE, "--repository", str(EXAMPLE_MODELS), flag, port]
+        arguments = [*SERVE_HERE, "--repository", str(EXAMPLE_MODELS), flag, port]
         ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
@@ -197,6 +160,8 @@ def test_a_busy_port_is_named_with_a_way_out(flag: str) -> None:
 
 def test_flags_are_environment_variables_too() -> None:
     environment = os.environ | {"FOLDSERVE_REPOSITORY": "nowhere-from-environment"}
-    ended = subprocess.run(SERVE, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    ended = subprocess.run(
+        SERVE_HERE, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
     assert ended.returncode == 2
     assert "nowhere-from-environment is not a folder" in ended.stderr
