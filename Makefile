@@ -8,6 +8,7 @@ VENV := .venv
 TRITON_VENV := .venv-triton
 PERF_VENV := .venv-perf
 FOLDERS_VENV := .venv-folders
+AUDIT_VENV := .venv-audit
 MLSERVER_VENV := .venv-mlserver
 KUBERNETES_VENV := .venv-kubernetes
 BIN := $(VENV)/bin
@@ -33,7 +34,7 @@ LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --python-platfo
 LOCK_SERVER := $(LOCK) -c constraints.txt --find-links build/wheels --no-emit-package foldserve-proto \
 	--extra otel server/pyproject.toml --extra cli client/pyproject.toml docker/requirements.in
 
-.PHONY: help setup demo run example test test-peers test-container images locks bench bench-folding bench-drift bench-serving soak lint format clean
+.PHONY: help setup demo run example test test-peers test-container images locks bench bench-folding bench-drift bench-serving soak fuzz audit licences lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -159,6 +160,26 @@ SOAK_MINUTES ?= 10
 soak: setup ## Watch a server's memory, files and threads under everything that callers do (SOAK_MINUTES=10)
 	$(BIN)/python benchmarks/soak.py --minutes $(SOAK_MINUTES)
 
+FUZZ_SECONDS ?= 60
+
+fuzz: setup ## Fuzz requests, models, configurations, archives and uploads (FUZZ_SECONDS=60 for each)
+	@$(BIN)/python $(PIP) install -q --no-deps -r requirements-fuzz.txt
+	@cd tests && for target in request model configuration archive upload; do \
+		echo "Fuzzing $$target for $(FUZZ_SECONDS) s ..."; \
+		../$(BIN)/python -m fuzz.fuzz $$target $(FUZZ_SECONDS) > ../build-fuzz.log 2>&1 \
+			|| { tail -40 ../build-fuzz.log; echo "Found something: tests/fuzz/found/$$target"; exit 1; }; \
+		grep -a -E 'DONE|number_of_executed' ../build-fuzz.log; \
+	done; rm -f ../build-fuzz.log
+
+audit: setup ## Ask osv.dev for known vulnerabilities of everything that is pinned
+	@test -x $(AUDIT_VENV)/bin/python || $(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python $(PIP) install -q -r requirements-audit.txt
+	@$(AUDIT_VENV)/bin/pip-audit --vulnerability-service osv --strict --disable-pip --no-deps -r constraints.txt \
+		|| { echo 'Not clean: a vulnerability is known, or it was NOT CHECKED (the last line above says which).'; exit 1; }
+
+licences: setup ## List the licences of everything that foldserve needs when it runs, in docs/licences.md
+	@$(BIN)/python tests/licences.py
+
 lint: setup ## Check style, formatting and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -170,4 +191,4 @@ format: setup ## Mend style and formatting, and write the README's tables
 	@$(BIN)/python tests/readme_tables.py
 
 clean: ## Remove everything that setup made
-	rm -rf $(VENV) $(TRITON_VENV) $(PERF_VENV) $(FOLDERS_VENV) $(MLSERVER_VENV) $(KUBERNETES_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TRITON_VENV) $(PERF_VENV) $(FOLDERS_VENV) $(MLSERVER_VENV) $(KUBERNETES_VENV) $(AUDIT_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

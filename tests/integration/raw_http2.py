@@ -66,14 +66,21 @@ class RawConnection:
             for event in events:
                 if isinstance(event, h2.events.StreamReset) and event.stream_id == stream:
                     return f"reset {event.error_code}"
-                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    status = dict(event.headers).get("grpc-status")
-                    if event.stream_id == stream and status is not None:
-                        return str(status)
+                status = grpc_status(event)
+                if status is not None and getattr(event, "stream_id", None) == stream:
+                    return status
         return "closed"
 
     def close(self) -> None:
         self.socket.close()
+
+
+def grpc_status(event: h2.events.Event) -> str | None:
+    """The gRPC status that a stream's headers or trailers carry."""
+    if not isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+        return None
+    headers = {str(name): str(value) for name, value in event.headers}
+    return headers.get("grpc-status")
 
 
 def message(content: bytes, *, compressed: bool = False) -> bytes:

@@ -48,8 +48,9 @@ def _answered(server: Attacked) -> None:
     """Somebody who comes while the attack goes on is answered."""
     with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         assert GRPCInferenceServiceStub(channel).ModelInfer(request(), timeout=QUICKLY_S).outputs
-        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=QUICKLY_S)
-        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        health: Any = health_pb2_grpc.HealthStub(channel)  # its type has no methods
+        told = health.Check(health_pb2.HealthCheckRequest(), timeout=QUICKLY_S)
+        assert told.status == health_pb2.HealthCheckResponse.SERVING
 
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ServerLive", "ModelStreamInfer", WATCH, REFLECTION])
@@ -151,9 +152,9 @@ def test_watchers_that_do_not_read(server: Attacked) -> None:
 
 def test_a_flood_of_watchers_and_of_unknown_methods(server: Attacked) -> None:
     with grpc.insecure_channel(server.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         watches = [health.Watch(health_pb2.HealthCheckRequest(service=f"{index}")) for index in range(MANY)]
-        unknown = channel.unary_unary(f"/nobody/{'x' * 1000}")
+        unknown: Any = channel.unary_unary(f"/nobody/{'x' * 1000}")
         calls = [unknown.future(b"") for _ in range(MANY)]
         assert {call.code() for call in calls} == {grpc.StatusCode.UNIMPLEMENTED}
         _answered(server)
@@ -172,7 +173,7 @@ def test_a_flood_of_watchers_and_of_unknown_methods(server: Attacked) -> None:
 )
 def test_giant_metadata(stub: GRPCInferenceServiceStub, metadata: list[tuple[str, str]]) -> None:
     with pytest.raises(grpc.RpcError) as failure:
-        stub.ModelInfer(request(), metadata=metadata, timeout=QUICKLY_S)
+        stub.ModelInfer(request(), metadata=tuple(metadata), timeout=QUICKLY_S)
     assert failure.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
 

@@ -91,7 +91,10 @@ def test_files_of_an_upload_lie_in_its_folder(stub: GRPCInferenceServiceStub, wh
 def test_configurations_name_files_of_their_model(stub: GRPCInferenceServiceStub, where: str) -> None:
     labels = {"output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [-1, 2], "label_filename": where}]}
     for config in (labels, {"default_model_filename": where}):
-        parameters = {"config": json.dumps(config), "file:1/model.onnx": _serialised(plus(1))}
+        parameters: dict[str, str | bytes] = {
+            "config": json.dumps(config),
+            "file:1/model.onnx": _serialised(plus(1)),
+        }
         with refused(FAILED, "must name a file in the model's own folder"):
             load(stub, "brought", parameters)
 

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,6 +25,9 @@ Save the model as a torch.export program instead:
 
 _PROGRAM = "models/model.json"
 _SAMPLE_INPUTS = "data/sample_inputs/"
+_DAMAGED = (EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What zipfile and json raise of archives that are damaged, encrypted or of a kind that they do not know."""
+
 _LARGEST_LIST_BYTES = 64 * 2**20
 """Of the list of an archive's weights, unpacked: a hundred bytes for each."""
 
@@ -56,7 +60,7 @@ def check_archive(path: Path) -> None:
                 raise UnsupportedModel(f"{path}: not a torch.export archive. {HOW_TO_EXPORT}")
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive)
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         raise InvalidModel(f"{path}: cannot be read: {error}. Copy or export it again") from error
 
 

@@ -12,6 +12,9 @@ from foldserve.errors import InvalidModel
 from foldserve.runtime.session import Array
 from foldserve.runtime.tensors import TensorSpec
 
+DAMAGED = (EOFError, KeyError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What zipfile and numpy raise of archives that are damaged, encrypted or of a kind that they do not know."""
+
 MOST_BYTES = 4 * 2**30
 """Of an archive's arrays together, unpacked: some samples are enough."""
 
@@ -46,14 +49,15 @@ def _named_arrays(path: Path, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
         raise InvalidModel(f"{path}: cannot be read as .npz (no such archive); write it with numpy.savez")
     wanted = {spec.name for spec in inputs}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Of a damaged archive that it opened itself, numpy leaves the file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             unpacked = sum(
                 archive.zip.getinfo(f"{name}.npy").file_size for name in wanted & set(archive.files)
             )
             if unpacked > MOST_BYTES:
                 raise InvalidModel(f"{path}: {unpacked} bytes when unpacked, of {MOST_BYTES} at most")
             return {name: archive[name] for name in archive.files if name in wanted}
-    except (KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise InvalidModel(f"{path}: cannot be read as .npz ({error}); write it with numpy.savez") from error
 
 
@@ -72,6 +76,8 @@ def _checked(path: Path, spec: TensorSpec, arrays: Mapping[str, Array]) -> Array
     if spec.name not in arrays:
         raise InvalidModel(f"{path}: no array '{spec.name}'; name the arrays like the model's inputs")
     array = arrays[spec.name]
+    if not isinstance(array, np.ndarray):  # a member that is no array comes as its bytes
+        raise InvalidModel(f"{path}: '{spec.name}' is no array; write it with numpy.savez")
     if spec.dtype == ml_dtypes.bfloat16 and array.dtype == np.dtype("V2"):
         array = array.view(spec.dtype)  # .npz keeps the bytes of a bfloat16 array but not its name
     elif spec.dtype == np.object_ and array.dtype.kind in "SU":

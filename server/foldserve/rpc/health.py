@@ -15,7 +15,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 MOST_WATCHERS = 1000
 """Each holds a thread, which waits for changes and for its caller to read them."""
 
-Status = HealthCheckResponse.ServingStatus.ValueType
+Status = int
+"""A value of ``HealthCheckResponse.ServingStatus``."""
 
 
 class Health(health_pb2_grpc.HealthServicer):

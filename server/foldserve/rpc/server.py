@@ -7,7 +7,7 @@ from typing import Self
 import grpc
 from foldserve_proto import fold_service_pb2, fold_service_pb2_grpc, grpc_service_pb2, grpc_service_pb2_grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from foldserve.observability.metrics import Metrics
 from foldserve.observability.spans import Spans
@@ -19,7 +19,7 @@ from foldserve.rpc.listening import listen
 from foldserve.rpc.message_first import MessageFirstPool
 from foldserve.rpc.outcome import Outcomes
 from foldserve.rpc.reader import dismiss, reading_server
-from foldserve.rpc.reflection import MOST_LOOKING_AROUND, Reflection
+from foldserve.rpc.reflection import MOST_LOOKING_AROUND, add_reflection
 from foldserve.rpc.security import Security
 from foldserve.rpc.servicer import InferenceServicer
 from foldserve.serving.manager import ModelManager
@@ -134,7 +134,7 @@ class GrpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         services = (INFERENCE_SERVICE, FOLD_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(Reflection(services), server)
+        add_reflection(services, server)
         self._servers.append(server)
         return server
 

@@ -45,14 +45,15 @@ def read_model(file: Path) -> ir.Model:
     try:
         message, weights = read_message(file)
         model = ir.from_proto(message)
+        for value in model.graph.initializers.values():
+            value.const_value = weights.get(value.name or "", value.const_value)
+        ir.external_data.set_base_dir(model.graph, file.parent)
+        _leave_message(model)
+        _check_names(model)
     except Exception as error:  # protobuf, onnx-ir and numpy each have their own
         raise InvalidModel(f"{file} is not a readable ONNX model: {error}; export it again") from error
     if not model.graph.outputs:  # an empty file is a message, too
         raise InvalidModel(f"{file} holds a graph without outputs, or none at all; export it again")
-    for value in model.graph.initializers.values():
-        value.const_value = weights.get(value.name or "", value.const_value)
-    ir.external_data.set_base_dir(model.graph, file.parent)
-    _leave_message(model)
     folder = file.parent.resolve()
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -116,6 +117,26 @@ def _leave_message(model: ir.Model) -> None:
             for name, attribute in tuple(node.attributes.items()):
                 if attribute.type is ir.AttributeType.TENSOR:
                     node.attributes[name] = ir.AttrTensor(name, _by_itself(attribute.as_tensor()))
+
+
+def _check_names(model: ir.Model) -> None:
+    """Raise ValueError for a name that is no text, and for one that stands for nothing."""
+    for graph in model.graphs():
+        for node in graph:
+            names = (
+                graph.name,
+                node.name,
+                node.domain,
+                node.op_type,
+                *(value.name for value in node.outputs),
+            )
+            for name in names:
+                if isinstance(name, bytes):  # protobuf passes on what is not UTF-8
+                    raise ValueError(f"the name {name!r} is not UTF-8")
+            for value in (*node.inputs, *graph.outputs):
+                if value is None or value.producer() or value.is_graph_input() or value.is_initializer():
+                    continue
+                raise ValueError(f"nothing in the graph computes '{value.name}'")
 
 
 def _by_itself(tensor: Any) -> Any:

@@ -3,16 +3,16 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
-import h2.events
 import pytest
 from foldserve.rpc import message_first
 from foldserve.rpc.calls import DeferredMethod
 from foldserve.rpc.message_first import Awaited, MessageFirstPool
 from foldserve.rpc.outcome import Outcome
 from foldserve.rpc.reader import reading_server
-from integration.raw_http2 import RawConnection, message
+from integration.raw_http2 import RawConnection, grpc_status, message
 
 SERVICE = "test.Service"
 KINDS = ["Deferred", "Pooled", "Listed"]
@@ -60,10 +60,9 @@ def _statuses(connection: RawConnection, streams: set[int]) -> dict[int, str]:
     found: dict[int, str] = {}
     while streams - found.keys():
         for event in connection.receive():
-            if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
-                status = dict(event.headers).get("grpc-status")
-                if status is not None:
-                    found[event.stream_id] = status
+            status = grpc_status(event)
+            if status is not None:
+                found[getattr(event, "stream_id", 0)] = status
     return found
 
 
@@ -78,10 +77,12 @@ def test_calls_without_a_message_take_no_place(method: str) -> None:
         for _ in range(50):
             attacker.begin(f"/{SERVICE}/{method}")
         attacker.send()
+        listed: Any = channel.unary_stream(f"/{SERVICE}/Listed")
         for _ in range(5):
             for kind in ("Deferred", "Pooled"):
-                assert channel.unary_unary(f"/{SERVICE}/{kind}")(b"hello", timeout=20) == b"hello"
-            assert list(channel.unary_stream(f"/{SERVICE}/Listed")(b"hello", timeout=20)) == [b"hello"]
+                call: Any = channel.unary_unary(f"/{SERVICE}/{kind}")
+                assert call(b"hello", timeout=20) == b"hello"
+            assert list(listed(b"hello", timeout=20)) == [b"hello"]
         attacker.close()
 
 
