@@ -130,8 +130,7 @@ def test_a_cache_on_a_full_disk(full_disk: Path, repository: Path) -> None:
         assert any(warning.startswith("the cache cannot be written") for warning in warnings)
 
 
-def test_a_disk_that_is_full_for_uploads_and_traces(full_disk: Path, repository: Path) -> None:
-    """Where nothing temporary can be written either, loads fail with that reason, and requests go on."""
+def test_a_disk_that_is_full_for_traces(full_disk: Path, repository: Path) -> None:
     with attacked(repository, *EXPLICIT, *ONE, "--trace-file", str(full_disk / "traces")) as server:
         with bystander(server.address), grpc.insecure_channel(server.address) as channel:
             stub = GRPCInferenceServiceStub(channel)
