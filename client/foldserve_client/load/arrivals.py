@@ -32,7 +32,7 @@ def arrivals(step: Step, seed: int = 0) -> Iterator[float]:
             counts = reached + np.cumsum(gaps)
             reached = float(counts[-1])
         else:
-            counts = reached + np.arange(BLOCK)
+            counts = reached + np.arange(BLOCK, dtype=np.float64)
             reached += BLOCK
         yield from due(step, counts).tolist()
 

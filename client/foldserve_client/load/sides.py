@@ -68,7 +68,8 @@ class Side:
                 self.messages = [_messages(client, share, inputs) for share in shares]
         except ClientError as error:
             raise LoadTestError(f"{target}: {error}") from None
-        self.metrics_url = metrics_url or _metrics_if_there(target)
+        self._metrics_url = metrics_url or _likely_metrics(target)
+        self._metrics_must_be_there = metrics_url is not None
         self._pool = Pool(
             target,
             self.messages,
@@ -80,7 +81,7 @@ class Side:
     def measure(self, step: Step, watcher: Watcher, label: str = "") -> StepResult:
         """Run a step to its end and sum it up."""
         watcher.begin(step, label)
-        before = scrape.fetch(self.metrics_url) if self.metrics_url else None
+        before = self._scrape()
         recorder = Recorder(step, len(self.shares), self._pool.size, interval_s(step.end_s))
         failures: dict[int, str] = {}
         for report in self._pool.run(step):
@@ -93,14 +94,25 @@ class Side:
         recorder.finish()
         models = [share.model for share in self.shares]
         view, parity = None, list[scrape.Parity]()
-        if before is not None and self.metrics_url:
-            after = scrape.fetch(self.metrics_url)
+        after = self._scrape() if before is not None else None
+        if before is not None and after is not None:
             view = scrape.server_view(before, after, models)
             if view is not None and view.requests < recorder.codes[0]:
                 view = None  # these are the metrics of another server
             parity = scrape.parity(before, after, models) if view is not None else []
         mix = [(share, own.mean_bytes) for share, own in zip(self.shares, self.messages, strict=True)]
         return step_result(recorder, mix, failures, view, parity)
+
+    def _scrape(self) -> scrape.Samples | None:
+        """The server's metrics; None where they are not where they usually are."""
+        if self._metrics_url is None:
+            return None
+        try:
+            return scrape.fetch(self._metrics_url)
+        except LoadTestError:
+            if self._metrics_must_be_there:
+                raise
+            return None
 
     def close(self) -> None:
         """End the processes."""
@@ -130,13 +142,6 @@ def _messages(client: Client, share: Share, inputs: Inputs) -> Messages:
     return serialize(share, metadata, requests)
 
 
-def _metrics_if_there(target: Target) -> str | None:
-    """Of one server: the metrics of one of several would tell of a part."""
-    if not isinstance(target.addresses, str):
-        return None
-    url = scrape.default_url(target.addresses)
-    try:
-        scrape.fetch(url)
-    except LoadTestError:
-        return None
-    return url
+def _likely_metrics(target: Target) -> str | None:
+    """Where one server's metrics are if nobody says; those of one of several would tell of a part."""
+    return scrape.default_url(target.addresses) if isinstance(target.addresses, str) else None

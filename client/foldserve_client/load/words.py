@@ -4,10 +4,16 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from foldserve_client.load.comparison import turns
+from foldserve_client.load.levels import Loop
 from foldserve_client.load.report import Capacity, Metric, Report, StepResult
 from foldserve_client.load.scrape import Parity
 
 NONE = "–"
+LOOPS = {
+    Loop.CLOSED: "closed loop",
+    Loop.CONSTANT: "open loop, evenly spaced",
+    Loop.POISSON: "open loop, Poisson",
+}
 
 
 def rate(value: float | None) -> str:
@@ -41,10 +47,16 @@ def size(count: float) -> str:
 
 
 def level(step: StepResult) -> str:
-    """Such as "16 callers" or "500/s, poisson"."""
-    if step.loop.value == "closed":
+    """Such as "16 callers" or "500/s"."""
+    if step.loop is Loop.CLOSED:
         return f"{step.level} caller{'' if str(step.level) == '1' else 's'}"
-    return f"{step.level}/s, {step.loop.value}"
+    return f"{step.level}/s"
+
+
+def loop(report: Report) -> str:
+    """What made requests due, in words."""
+    loops = {step.loop for step in report.steps}
+    return ", ".join(sorted(LOOPS[one] for one in loops))
 
 
 def steps(report: Report) -> list[tuple[str, StepResult]]:

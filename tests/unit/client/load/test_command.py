@@ -9,13 +9,12 @@ import grpc
 import numpy as np
 import pytest
 import typer
-from click.testing import Result
 from foldserve_client.load.carry_out import _until_interrupted, parse_data, parse_shapes, parse_side
 from foldserve_client.load.command import register
 from foldserve_client.load.mix import Share
 from foldserve_client.load.report import StepResult
 from foldserve_proto import grpc_service_pb2 as pb
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 from unit.client.echo import EchoServicer
 from unit.client.load.outcomes import result
 

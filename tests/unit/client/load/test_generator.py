@@ -24,9 +24,9 @@ from unit.client.echo import EchoServicer
 LONG_S = 60.0
 
 
-def _messages(echo: EchoServicer, model: str = "echo", **share: float) -> Messages:
+def _messages(echo: EchoServicer, model: str = "echo", weight: float = 1.0) -> Messages:
     arrays = [{"x": np.full((1, 4), number, np.float32)} for number in range(3)]
-    return serialize(Share(model, **share), echo.models[model], arrays)
+    return serialize(Share(model, weight=weight), echo.models[model], arrays)
 
 
 def _request(model: str) -> list[tuple[int, bytes]]:
