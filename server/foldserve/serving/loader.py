@@ -20,6 +20,7 @@ from foldserve.serving.classification import read_labels
 from foldserve.serving.declared import check_declared, warn_of_batching_in_vain
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.opening import Opening, in_words
+from foldserve.serving.rehearsal import rehearse, rehearsed
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.reshaped import keeps_rows, reshaped
 from foldserve.serving.servable import Provenance, Servable
@@ -34,15 +35,21 @@ log = get_logger()
 
 
 def load(
-    source: ModelVersion, lifecycle: Lifecycle, settings: ModelSettings, server: ServerSettings
+    source: ModelVersion,
+    lifecycle: Lifecycle,
+    settings: ModelSettings,
+    server: ServerSettings,
+    *,
+    requests_are_served: bool = True,
 ) -> Servable:
     """Load one model version; on return its lifecycle is in WARMING and it only needs publishing.
 
-    Raises the exceptions under :class:`~foldserve.errors.LoadFailed`.
+    ``requests_are_served``: by other models, which must not suffer from whatever is in this one. Raises the
+    exceptions under :class:`~foldserve.errors.LoadFailed`.
     """
     with tempfile.TemporaryDirectory(prefix="foldserve-") as scratch:
         loading = _Loading(source, settings, server, Stages(lifecycle), Path(scratch))
-        loaded = loading.restored() or loading.prepared()
+        loaded = loading.restored() or loading.prepared(requests_are_served)
     return_freed_memory()
     loading.prune()
     loading.stages.pass_through(State.FOLDING, State.PROVING, State.WARMING)
@@ -111,7 +118,7 @@ class _Loading:
             )
         return loaded
 
-    def prepared(self) -> _Loaded:
+    def prepared(self, requests_are_served: bool) -> _Loaded:
         """The model folded, proven, and kept for the next start."""
         # Half a second of imports that a start from the cache does without.
         from foldserve.serving import model_file, preparation  # noqa: PLC0415
@@ -121,14 +128,9 @@ class _Loading:
             file = model_file.onnx_file(self._source, self._scratch, self._server)
         entry = self._cache / "models" / self._key
         with artefact_files(entry, self._scratch / "model") as files:
-            made = preparation.prepare(
-                file,
-                self._source.samples,
-                self._opening,
-                self.stages,
-                files,
-                rehearsal_timeout_s=self._server.import_timeout_s,
-            )
+            mark = self._cache / "opening" / self._key
+            with rehearsed(mark, lambda: self._rehearse(file), requests_are_served=requests_are_served):
+                made = preparation.prepare(file, self._source.samples, self._opening, self.stages, files)
             with self.stages.of(State.WARMING):
                 record = _record(made)
                 artefact = files.finish(made.choice.candidate.model, made.evidence, record)
@@ -146,6 +148,10 @@ class _Loading:
                 "remove what is random from it"
             )
         return loaded
+
+    def _rehearse(self, file: Path) -> None:
+        with self.stages.of(State.LOADING):
+            rehearse(self._name, file, self._source.samples, timeout_s=self._server.import_timeout_s)
 
     def prune(self) -> None:
         """Keep the cache within its bounds; a model that is open by now needs its entry no more."""

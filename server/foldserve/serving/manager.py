@@ -211,7 +211,13 @@ class ModelManager(ModelTable):
         model_log.info("loading model")
         failed = "model failed to load" if replaced is None else "loading again failed: the old one serves on"
         try:
-            servable = load(source, entry.lifecycle, settings, self._settings)
+            servable = load(
+                source,
+                entry.lifecycle,
+                settings,
+                self._settings,
+                requests_are_served=self._started.is_set(),
+            )
             self._put_in_service(model, entry, servable)
         except FoldserveError as error:
             reason = _reason(error)

@@ -28,7 +28,6 @@ from foldserve.serving.ladder import ALWAYS, UNFOLDED, Form, Optimisation, Varia
 from foldserve.serving.lifecycle import State
 from foldserve.serving.model_file import make_initialisers_constant, map_external_data, read_model
 from foldserve.serving.opening import Opening
-from foldserve.serving.rehearsal import rehearse
 from foldserve.serving.stages import Stages
 from foldserve.serving.tune import widest
 from foldserve.settings import ProviderChoice
@@ -74,8 +73,6 @@ def prepare(
     opening: Opening,
     stages: Stages,
     files: Files,
-    *,
-    rehearsal_timeout_s: float,
 ) -> Prepared:
     """Prepare the ONNX model in ``file``; raises the exceptions under LoadFailed.
 
@@ -85,7 +82,6 @@ def prepare(
     settings = opening.settings
     with stages.of(State.LOADING):
         original = read_model(file)
-        rehearse(opening.name, file, samples, timeout_s=rehearsal_timeout_s)
         make_initialisers_constant(original)
         map_external_data(original)
     with ThreadPoolExecutor(1, "reference") as beside:

@@ -3,12 +3,18 @@
 The runtime is native code that trusts models: one that divides −2⁶³ by −1, or wants more memory than there
 is, ends its process, and with it everybody's requests. Here it ends one that nobody needs. What the runtime
 refuses in an orderly way is no business of a rehearsal: whoever opens the model in earnest tells that better.
+
+It takes a second, which counts while a server starts, when there are no requests to lose yet. So a model that
+nothing is known of is opened there at once, under a mark: one that ends the process leaves it behind, and is
+rehearsed at the next start.
 """
 
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from foldserve.errors import InvalidModel
@@ -16,6 +22,21 @@ from foldserve.lifeline import lifeline
 
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": ""}
 """Of the child: the GPU's memory belongs to serving."""
+
+
+@contextmanager
+def rehearsed(mark: Path, rehearsal: Callable[[], None], *, requests_are_served: bool) -> Iterator[None]:
+    """Around opening a model for the first time; raises what ``rehearsal`` raises."""
+    if requests_are_served or mark.exists():
+        rehearsal()
+    with suppress(OSError):  # a cache that cannot be written
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            mark.unlink(missing_ok=True)
 
 
 def rehearse(name: str, file: Path, samples: Path | None, *, timeout_s: float) -> None:

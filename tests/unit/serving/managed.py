@@ -84,10 +84,10 @@ class Blocked:
         self.begun = {version: threading.Event() for version in versions}
         self.may_go_on = threading.Event()
 
-        def slow_load(source: ModelVersion, *rest: Any) -> Servable:
+        def slow_load(source: ModelVersion, *rest: Any, **options: Any) -> Servable:
             if source.version in self.begun:
                 self.begun[source.version].set()
                 assert self.may_go_on.wait(LONG_S)
-            return load(source, *rest)
+            return load(source, *rest, **options)
 
         monkeypatch.setattr(manager, "load", slow_load)

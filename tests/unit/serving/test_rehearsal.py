@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fatal_models import divides_min_by_minus_one, loops_for_ever
 from foldserve.errors import InvalidModel
-from foldserve.serving.rehearsal import rehearse
+from foldserve.serving.rehearsal import rehearse, rehearsed
 from running import EXAMPLE_MODELS
 
 DIGITS = EXAMPLE_MODELS / "digits" / "1" / "model.onnx"
@@ -51,6 +51,27 @@ def test_a_child_that_is_killed_tells_of_memory(tmp_path: Path) -> None:
     with pytest.raises(InvalidModel, match=r"^m: .* was killed, most likely for want of memory"):
         rehearse("m", model, None, timeout_s=60)
     killer.join()
+
+
+@pytest.mark.parametrize("requests_are_served", [True, False])
+def test_a_model_that_nothing_is_known_of_is_rehearsed_where_there_are_requests_to_lose(
+    tmp_path: Path, requests_are_served: bool
+) -> None:
+    rehearsals: list[str] = []
+    mark = tmp_path / "opening" / "key"
+    with rehearsed(mark, lambda: rehearsals.append(""), requests_are_served=requests_are_served):
+        assert mark.exists()
+    assert len(rehearsals) == requests_are_served
+    assert not mark.exists()
+
+
+def test_a_model_that_was_being_opened_when_the_server_ended_is_rehearsed(tmp_path: Path) -> None:
+    rehearsals: list[str] = []
+    mark = tmp_path / "key"
+    mark.touch()
+    with rehearsed(mark, lambda: rehearsals.append(""), requests_are_served=False):
+        assert len(rehearsals) == 1
+    assert not mark.exists()
 
 
 def _children() -> list[int]:
