@@ -21,4 +21,4 @@ def test_it_ends_one_start_and_the_next_one_leaves_it_out(tmp_path: Path) -> Non
         ready = {model.name: model.state == "READY" for model in client.repository_index().models}
         assert ready == {"digits": True, "fatal": False}
         assert "died of SIGFPE" in str(server.record("model failed to load")["reason"])
-    assert not list((tmp_path / "cache" / "opening").iterdir())
+    assert len(list((tmp_path / "cache" / "opening").iterdir())) == 1  # so it is at the start after that
