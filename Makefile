@@ -34,7 +34,7 @@ LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --python-platfo
 LOCK_SERVER := $(LOCK) -c constraints.txt --find-links build/wheels --no-emit-package foldserve-proto \
 	--extra otel server/pyproject.toml --extra cli client/pyproject.toml docker/requirements.in
 
-.PHONY: help setup demo run example test test-peers test-container images locks bench bench-folding bench-drift bench-serving soak fuzz audit licences lint format clean
+.PHONY: help setup demo run example test test-peers test-container images locks bench bench-folding bench-drift bench-serving bench-peers soak fuzz audit licences lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -155,6 +155,12 @@ bench-serving: setup ## Measure serving beside its limits: throughput, latency, 
 	$(BIN)/python benchmarks/drift_cost.py
 	$(BIN)/python benchmarks/serving_tables.py
 
+bench-peers: setup ## Compare with Triton, MLServer, KServe's SDK and others; installs 1.5 GB in .venv-peers (40 minutes)
+	@command -v h2load >/dev/null || { echo 'h2load is missing: apt-get install nghttp2-client'; exit 1; }
+	$(BIN)/python benchmarks/peer_comparison.py
+	$(BIN)/python benchmarks/peer_comparison.py --loop
+	$(BIN)/python benchmarks/peer_tables.py
+
 SOAK_MINUTES ?= 10
 
 soak: setup ## Watch a server's memory, files and threads under everything that callers do (SOAK_MINUTES=10)
@@ -191,4 +197,4 @@ format: setup ## Mend style and formatting, and write the README's tables
 	@$(BIN)/python tests/readme_tables.py
 
 clean: ## Remove everything that setup made
-	rm -rf $(VENV) $(TRITON_VENV) $(PERF_VENV) $(FOLDERS_VENV) $(MLSERVER_VENV) $(KUBERNETES_VENV) $(AUDIT_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv-peers $(VENV) $(TRITON_VENV) $(PERF_VENV) $(FOLDERS_VENV) $(MLSERVER_VENV) $(KUBERNETES_VENV) $(AUDIT_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -61,8 +61,8 @@ class Recipe:
 def foldserve(repository: Path, *options: str, cache: Path | None = None) -> Recipe:
     """Our server of a repository, as it comes; without ``cache``, it finds nothing measured before."""
     cache = cache or Path(tempfile.mkdtemp(dir=CACHES.name))
-    where = ("--host", "127.0.0.1", "--grpc-port", "{port}", "--http-port", "{http}")
-    where += ("--management-address", "public")
+    ports = ("--grpc-port", "{port}", "--http-port", "{http}", "--management-address", "public")
+    where = ("--host", "127.0.0.1", *ports)
     what = ("--repository", str(repository), "--cache-dir", str(cache), "--log-format", "json")
     return Recipe(OURS, (str(FOLDSERVE), "serve", *where, *what, *options))
 
@@ -89,7 +89,7 @@ class Process:
 
     def __init__(self, recipe: Recipe, cores: Collection[int], log: Path) -> None:
         self.name = recipe.name
-        self.port, self.http_port = _free_port(), _free_port()
+        self.port, self.http_port = free_port(), free_port()
         self.cores = frozenset(cores)
         self.log = log
         command = [part.format(port=self.port, http=self.http_port) for part in recipe.command]
@@ -281,7 +281,8 @@ def _busy_s() -> float:
 BUSY_AT_START_S, STARTED = _busy_s(), time.monotonic()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
