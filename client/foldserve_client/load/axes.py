@@ -35,22 +35,20 @@ class Axis(Protocol):
 
 
 class Linear:
-    """From 0, or ``low``, to the highest value, rounded up to where a label can stand."""
+    """From 0 to the highest value, rounded up to where a label can stand."""
 
-    def __init__(self, values: Iterable[float], low: float = 0.0, most_ticks: int = 5) -> None:
-        high = max([*values, low])
-        self._low = low
-        self._step = _nice((high - low or 1.0) / most_ticks)
-        self._high = low + self._step * max(math.ceil((high - low) / self._step - 1e-9), 1)
+    def __init__(self, values: Iterable[float], most_ticks: int = 5) -> None:
+        high = max(values)
+        self._step = _nice((high or 1.0) / most_ticks)
+        self._high = self._step * max(math.ceil(high / self._step - 1e-9), 1)
 
     def place(self, value: float) -> float:
         """From 0, the beginning, to 1, the end."""
-        return (value - self._low) / (self._high - self._low)
+        return value / self._high
 
     def ticks(self) -> list[Tick]:
         """Its labels."""
-        count = round((self._high - self._low) / self._step)
-        values = [self._low + number * self._step for number in range(count + 1)]
+        values = [self._step * number for number in range(round(self._high / self._step) + 1)]
         return [Tick(rate(value) if value else "0", self.place(value)) for value in values]
 
 

@@ -83,30 +83,17 @@ def latency(report: Report) -> Plot | None:
 
 
 def against_load(report: Report) -> Plot | None:
-    """Latency over the rate of answers, a point for each step; in a search, the target is a line."""
-    if len(report.steps) < 2 or report.comparison is not None:
+    """Latency over the rate of answers: a point for each step, or each stretch of time of a ramp."""
+    if report.comparison is not None:
         return None
-    ordered = sorted(report.steps, key=lambda step: (step.level.end, step.answered_per_s))
-    series = []
-    for style, percent in enumerate((50, 90, 99)):
-        points = [
-            Point(
-                step.answered_per_s,
-                value,
-                f"{words.level(step)}: {words.rate(step.answered_per_s)}/s, "
-                f"p{percent} {words.milliseconds(value)} ms",
-                f"{step.level.end:g}" if percent == 99 else "",
-            )
-            for step in ordered
-            if (value := step.latency.percentile_ms(percent)) is not None
-        ]
-        series.append(Series(f"p{percent}", points, style))
+    ramp = len(report.steps) == 1 and report.steps[0].level.start != report.steps[0].level.end
+    series = _by_stretch(report.steps[0]) if ramp else _by_step(report.steps)
     found = [point for one in series for point in one.points if point]
-    if not found:
+    if len({point.x for point in found}) < 2:
         return None
     target = report.capacity and report.capacity.target_p99_ms
     return plot(
-        "Latency against load (a point's number is its level)",
+        "Latency against load" if ramp else "Latency against load (a point's number is its level)",
         series,
         Linear(point.x for point in found),
         Log([*(point.y for point in found), *([target] if target else [])]),
@@ -114,6 +101,50 @@ def against_load(report: Report) -> Plot | None:
         y_name="ms",
         limit=("target for p99", target) if target else None,
     )
+
+
+def _by_step(steps: Sequence[StepResult]) -> list[Series]:
+    ordered = sorted(steps, key=lambda step: (step.level.end, step.answered_per_s))
+    return [
+        Series(
+            f"p{percent}",
+            [
+                _load_point(
+                    words.level(step), f"p{percent}", step.answered_per_s, value, step if labelled else None
+                )
+                for step in ordered
+                if (value := step.latency.percentile_ms(percent)) is not None
+            ],
+            style,
+        )
+        for style, (percent, labelled) in enumerate(((50, False), (90, False), (99, True)))
+    ]
+
+
+def _by_stretch(step: StepResult) -> list[Series]:
+    """The intervals of a ramp's measurement, by their rate."""
+    ordered = sorted(
+        (point for point in step.points if point.at_s > 0), key=lambda point: point.answered_per_s
+    )
+    return [
+        Series(
+            name,
+            [
+                _load_point(f"{point.at_s:.1f} s", name, point.answered_per_s, value)
+                for point in ordered
+                if (value := getattr(point, field)) is not None
+            ],
+            style,
+        )
+        for name, field, style in LATENCIES
+    ]
+
+
+def _load_point(
+    what: str, percentile: str, per_s: float, value: float, labelled: StepResult | None = None
+) -> Point:
+    says = f"{what}: {words.rate(per_s)}/s, {percentile} {words.milliseconds(value)} ms"
+    return Point(per_s, value, says, f"{labelled.level.end:g}" if labelled else "")
 
 
 def rounds(report: Report) -> Plot | None:

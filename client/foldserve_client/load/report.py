@@ -19,13 +19,13 @@ PERCENTS = (50.0, 90.0, 95.0, 99.0, 99.9, 99.99)
 NOT_SENT_NAME = "NOT_SENT"
 
 
-class Model(BaseModel):
+class Frozen(BaseModel):
     """Base of everything here: frozen, and nothing unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Latency(Model):
+class Latency(Frozen):
     """Latencies of some requests, in milliseconds; None for what no request stands for."""
 
     count: int
@@ -43,7 +43,7 @@ class Latency(Model):
         return self.percentiles_ms.get(f"{percent:g}")
 
 
-class Code(Model):
+class Code(Frozen):
     """Requests that ended with one status code."""
 
     name: str
@@ -53,7 +53,7 @@ class Code(Model):
     """What the server said to the first of them."""
 
 
-class ModelResult(Model):
+class ModelResult(Frozen):
     """One model of a mix."""
 
     model: str
@@ -63,7 +63,7 @@ class ModelResult(Model):
     latency: Latency
 
 
-class Point(Model):
+class Point(Frozen):
     """A stretch of time: rates per second, and latency of what was answered in it."""
 
     at_s: float
@@ -76,7 +76,7 @@ class Point(Model):
     p99_ms: float | None
 
 
-class GeneratorCost(Model):
+class GeneratorCost(Frozen):
     """What the load generator itself took."""
 
     processes: int
@@ -92,7 +92,7 @@ class GeneratorCost(Model):
     """Why the measurement tells of the generator more than of the server."""
 
 
-class StepResult(Model):
+class StepResult(Frozen):
     """One level of load."""
 
     loop: Loop
@@ -122,7 +122,7 @@ class StepResult(Model):
         return self.latency.percentile_ms(99)
 
 
-class Capacity(Model):
+class Capacity(Frozen):
     """The highest rate within a target, as far as it is known."""
 
     target_p99_ms: float
@@ -132,7 +132,7 @@ class Capacity(Model):
     """Why the search ended early: the generator could not send more."""
 
 
-class Metric(Model):
+class Metric(Frozen):
     """A value compared between two sides: round by round, and B over A."""
 
     name: str
@@ -142,7 +142,7 @@ class Metric(Model):
     ratio: Ratio | None
 
 
-class Comparison(Model):
+class Comparison(Frozen):
     """Two sides measured in turn."""
 
     sides: tuple[str, str]
@@ -150,7 +150,7 @@ class Comparison(Model):
     metrics: tuple[Metric, ...]
 
 
-class Report(Model):
+class Report(Frozen):
     """Everything that a load test found."""
 
     kind: Literal["run", "capacity", "comparison"]

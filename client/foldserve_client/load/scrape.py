@@ -51,9 +51,6 @@ class Samples:
         """Their sum."""
         return sum(value for _, value in self.select(name, **labels))
 
-    def __contains__(self, name: object) -> bool:
-        return any(sample == name for sample, _ in self._values)
-
 
 @dataclass(frozen=True)
 class Stage:

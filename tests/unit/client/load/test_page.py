@@ -103,6 +103,14 @@ def test_the_page_tells_what_was_found() -> None:
     assert "The server's metrics were not found" in page(OPEN)
 
 
+def test_latency_is_drawn_against_load_where_the_load_changed() -> None:
+    assert "Latency against load (a point" in page(RUN)
+    assert "Latency against load" in page(_report(steps=(result(Loop.POISSON, 10, 100, count=401),)))
+    assert "target for p99" in page(CAPACITY)
+    for unchanged in (COMPARISON, _report(steps=(result(),))):
+        assert "Latency against load" not in page(unchanged)
+
+
 def test_the_terminal_tells_the_same() -> None:
     run, capacity, comparison = map(_printed, (RUN, CAPACITY, COMPARISON))
     for text in ("1 caller", "8 callers", "UNAVAILABLE", "<no> server", "95% of a core", "7 ok"):
