@@ -117,9 +117,10 @@ def outcome(metric: Metric) -> str:
 
 def warnings(report: Report) -> list[str]:
     """What a reader must know before believing a number; each once."""
-    found = [
-        f"at {level(step)}, {step.generator.bottleneck}" for step in report.steps if step.generator.bottleneck
-    ]
+    limited = [(name, step.generator.bottleneck) for name, step in steps(report) if step.generator.bottleneck]
+    found = [f"at {name}, {reason}" for name, reason in limited[:1]]
+    if len(limited) > 1:
+        found = [f"{found[0]}; it was a limit in {len(limited)} of {len(report.steps)} measurements"]
     for step in report.steps:
         found += [
             f"{parity.model} version {parity.version} had fallen back to its unfolded form"

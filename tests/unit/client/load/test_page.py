@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,17 @@ def test_the_page_tells_what_was_found() -> None:
     assert f"100/s with {TARGET}; 200/s missed it twice" in page(CAPACITY)
     assert "B is better" in page(COMPARISON)
     assert "The server's metrics were not found" in page(OPEN)
+
+
+def test_warnings_are_few() -> None:
+    late = _report(steps=tuple(result(level=level, cpu_share=0.95) for level in (1, 2, 3)))
+    (warning,) = words.warnings(late)
+    assert warning.startswith("at 1 caller, a generator process used 95% of a core")
+    assert warning.endswith("it was a limit in 3 of 3 measurements")
+    fallen = replace(PARITY, fallback=True)
+    assert words.warnings(_report(steps=(result(parity=(fallen,)), result(parity=(fallen,))))) == [
+        "digits version 1 had fallen back to its unfolded form"
+    ]
 
 
 def test_latency_is_drawn_against_load_where_the_load_changed() -> None:
