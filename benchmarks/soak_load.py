@@ -182,7 +182,8 @@ class Caller:
         """What changes the server: loads, uploads, unloads and settings; elsewhere that is refused."""
         load = pb.RepositoryModelLoadRequest(model_name=PASSING)
         unload = pb.RepositoryModelUnloadRequest(model_name=PASSING)
-        send, unsend = (kind(model_name=SENT) for kind in (type(load), type(unload)))
+        send = pb.RepositoryModelLoadRequest(model_name=SENT)
+        unsend = pb.RepositoryModelUnloadRequest(model_name=SENT)
         send.parameters["config"].string_param = "{}"
         send.parameters["file:1/model.onnx"].bytes_param = self._model
         manager, refused = self._manager, ("PERMISSION_DENIED",)
@@ -211,7 +212,8 @@ class Caller:
         self._stub.ModelInfer(request, timeout=timeout_s)
 
     def _raw(self, method: str, content: bytes) -> None:
-        self._channel.unary_unary(METHOD + method)(content, timeout=LONG_S)
+        ask: Any = self._channel.unary_unary(METHOD + method)  # bytes as they are have no type of message
+        ask(content, timeout=LONG_S)
 
     def _cancel(self) -> None:
         call = self._stub.ModelInfer.future(infer(rows=32), timeout=LONG_S)
