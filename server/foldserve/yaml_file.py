@@ -39,7 +39,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
 
 
 def read_list(file: Path, content: bytes) -> list[Any]:
-    """The entries of a YAML file with secrets; raises :class:`ConfigurationError`, which quotes none of it."""
+    """The entries of a YAML file with secrets; raises :class:`ConfigurationError`, which quotes nothing."""
     try:
         values = yaml.load(content, _EachNameOnce)
     except (ValueError, RecursionError, yaml.YAMLError) as error:

@@ -139,7 +139,7 @@ def test_nothing_is_told_of_what_there_is_not(url: str) -> None:
 def test_pages_wait_for_no_load_and_no_check(watched: Server, url: str) -> None:
     shadow = watched._manager.servable("digits").shadow
     assert shadow is not None
-    with shadow._counting, watched._manager._models["digits"].lock:
+    with shadow.breaker._lock, watched._manager._models["digits"].lock:
         for path in PAGES.values():
             assert b"</html>" in _get(url + path)
 

@@ -51,7 +51,7 @@ log = get_logger()
 
 
 class _Listener(ThreadingHTTPServer):
-    """Where there are too many connections, the oldest makes room: whoever asks in earnest is soon answered."""
+    """Where there are too many connections the oldest makes room: who asks in earnest is soon answered."""
 
     daemon_threads = True
     request_queue_size = 128

@@ -40,8 +40,13 @@ class Metrics:
         def gauge(name: str, text: str, labels: tuple[str, ...] = MODEL) -> Gauge:
             return Gauge(name, text, labels, registry=self.registry)
 
-        self.ready = gauge("foldserve_model_ready", "1 while the model version serves; without a version if none was even tried.")
-        self.load_failures = counter("foldserve_model_load_failures", "Loads that failed; without a version if none was even tried.")
+        self.ready = gauge(
+            "foldserve_model_ready",
+            "1 while the model version serves; without a version if none was even tried.",
+        )
+        self.load_failures = counter(
+            "foldserve_model_load_failures", "Loads that failed; without a version if none was even tried."
+        )
         self.load_duration = gauge(
             "foldserve_load_duration_seconds", "What loading took, by stage.", ("model", "version", "stage")
         )
@@ -61,7 +66,7 @@ class Metrics:
         )
         self.rejected_calls = counter(
             "foldserve_rejected_calls",
-            "Calls turned away: missing_token, unknown_token, missing_right, or management_port (not by this one).",
+            "Calls turned away: missing_token, unknown_token, missing_right, management_port (it is not this).",
             ("reason",),
         )
         self.certificate_expiry = gauge(
