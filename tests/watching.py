@@ -15,7 +15,7 @@ ALWAYS = {"sample_rate": 1.0, "window": 20, "breaches": 3}
 
 @contextmanager
 def watching(repository: Path = EXAMPLE_MODELS, **settings: object) -> Iterator[tuple[Server, Client]]:
-    """A server that compares every answer as fast as it can, if nothing else is said; its manager's client."""
+    """A server that compares every answer as fast as it can, if nothing else is said, and its client."""
     with (
         serving(repository, **{"shadow": ALWAYS, "shadow_cpu_share": 1.0} | settings) as server,
         Client(server.management_address) as client,

@@ -66,7 +66,7 @@ class Metrics:
         )
         self.rejected_calls = counter(
             "foldserve_rejected_calls",
-            "Calls turned away: missing_token, unknown_token, missing_right, management_port (it is not this).",
+            "Calls turned away: missing_token, unknown_token, missing_right, management_port (not this one).",
             ("reason",),
         )
         self.certificate_expiry = gauge(
