@@ -33,6 +33,7 @@ from serving_harness import (
     SYNC_ECHO,
     BenchmarkFailed,
     Recipe,
+    busy_s,
     record_answer,
     say,
 )
@@ -86,6 +87,7 @@ def compare(peer: Peer, model: Model, expected: NDArray[np.float32]) -> dict[str
     with tempfile.TemporaryDirectory(prefix="peers-") as logs, ExitStack() as stack:
         pair = [started(one, model, expected, Path(logs), stack) for one in (FOLDSERVE, peer)]
         loads: list[list[Load]] = [[], []]
+        since, busy_before = time.monotonic(), busy_s() - _own_s(pair)
         for number in range(ROUNDS[model] + 1):
             for one, own in zip(pair, loads, strict=True):
                 load = closed_loop(
@@ -98,10 +100,16 @@ def compare(peer: Peer, model: Model, expected: NDArray[np.float32]) -> dict[str
                 )
                 if number:
                     own.append(load)
+        others = (busy_s() - _own_s(pair) - busy_before) / (time.monotonic() - since)
         ours, theirs = (_figures(one, own) for one, own in zip(pair, loads, strict=True))
     ratio = median(mine.rate / other.rate for mine, other in zip(*loads, strict=True))
     say(f"{model.name}: {peer.name} {theirs['requests_per_s']:.0f}/s, {OURS} {ours['requests_per_s']:.0f}/s")
-    return {"front": peer.front, "ratio": ratio, "foldserve": ours, "peer": theirs}
+    return {"front": peer.front, "ratio": ratio, "foldserve": ours, "peer": theirs, "others_cores": others}
+
+
+def _own_s(pair: list[Started]) -> float:
+    """Processor time so far of what this measurement runs; what else the machine does is others'."""
+    return sum(os.times()[:4]) + sum(one.server.cpu_s() for one in pair)
 
 
 def _figures(one: Started, loads: list[Load]) -> dict[str, float]:

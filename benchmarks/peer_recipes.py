@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from foldserve_proto import grpc_service_pb2 as pb
+from google.protobuf.wrappers_pb2 import BytesValue
 from numpy.typing import NDArray
 from peer_servers import Exchange
 from serving_harness import (
@@ -103,13 +104,39 @@ def octets(path: str) -> Callable[[Model], Exchange]:
 
     def exchange(model: Model) -> Exchange:
         body = model.request().raw_input_contents[0]
-        return Exchange(path.format(model=model.name), body, OCTETS, _octets_scores, grpc=False)
+        return Exchange(path, body, OCTETS, _octets_scores, grpc=False)
 
     return exchange
 
 
 def _octets_scores(body: bytes) -> NDArray[np.float32]:
     return np.frombuffer(body, np.float32)
+
+
+def predictions(model: Model) -> Exchange:
+    """TorchServe's own service: a map of bytes in, bytes out.
+
+    h2load takes none of its answers over HTTP/1.1 for one, since their status has no words.
+    """
+    image = model.request().raw_input_contents[0]
+    entry = _field(1, b"body") + _field(2, image)
+    message = _field(1, model.name.encode()) + _field(3, entry)
+    return Exchange(
+        "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions", message, {}, _prediction
+    )
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field as protobuf writes it: number and type, length in groups of seven bits, content."""
+    length, groups = len(content), bytearray()
+    while length > 127:
+        groups.append(length & 127 | 128)
+        length >>= 7
+    return bytes([number << 3 | 2, *groups, length]) + content
+
+
+def _prediction(message: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(BytesValue.FromString(message).value, np.float32)
 
 
 def json_array(path: str, name: str) -> Callable[[Model], Exchange]:
@@ -278,9 +305,9 @@ def torchserve(model: Model, folder: Path) -> Sequence[str]:
         '<Loggers><Root level="warn"><AppenderRef ref="out"/></Root></Loggers></Configuration>'
     )
     (files / "config.template").write_text(
-        "inference_address=http://127.0.0.1:PORT\n"
+        f"inference_address=http://127.0.0.1:{free_port()}\n"
         f"management_address=http://127.0.0.1:{free_port()}\nmetrics_address=http://127.0.0.1:{free_port()}\n"
-        f"grpc_inference_port={free_port()}\ngrpc_management_port={free_port()}\n"
+        f"grpc_inference_port=PORT\ngrpc_management_port={free_port()}\n"
         f"model_store={files / 'models'}\nload_models={model.name}\nmodels={json.dumps(served)}\n"
         "disable_token_authorization=true\ndisable_system_metrics=true\nmetrics_mode=prometheus\n"
         f"vmargs=-Dlog4j.configurationFile=file://{files / 'log4j2.xml'}\n"
@@ -315,7 +342,7 @@ PEERS = {
         Peer("PyTriton", "triton", "C++, gRPC", pytriton, v2),
         Peer("MLServer", "mlserver", "Python, gRPC", mlserver, v2),
         Peer("KServe SDK", "kserve", "Python, gRPC", kserve, v2),
-        Peer("TorchServe", "torchserve", "Java, HTTP", torchserve, octets("/predictions/{model}")),
+        Peer("TorchServe", "torchserve", "Java, gRPC", torchserve, predictions),
         Peer("LitServe", "litserve", "Python, HTTP", litserve, octets("/predict")),
         Peer("BentoML", "bentoml", "Python, HTTP", bentoml, octets("/bytes/scores")),
         Peer("BentoML, JSON", "bentoml", "Python, HTTP", bentoml, json_array("/predict", "images")),

@@ -252,8 +252,8 @@ def others_cores() -> float:
     To be called when all servers have ended. What the others take is missing from what is measured: a result
     counts only where this is near 0.
     """
-    busy_s, own_s = _busy_s(), sum(os.times()[:4])
-    return (busy_s - BUSY_AT_START_S - own_s) / (time.monotonic() - STARTED)
+    others_s = busy_s() - BUSY_AT_START_S - sum(os.times()[:4])
+    return others_s / (time.monotonic() - STARTED)
 
 
 def write_result(name: str, result: dict[str, Any]) -> None:
@@ -271,14 +271,14 @@ def say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def _busy_s() -> float:
+def busy_s() -> float:
     """What all cores worked since the machine started, in seconds."""
     total = Path("/proc/stat").read_text().splitlines()[0]
     user, nice, system, _idle, _waiting, *interrupts = map(int, total.split()[1:9])
     return sum((user, nice, system, *interrupts)) / TICKS
 
 
-BUSY_AT_START_S, STARTED = _busy_s(), time.monotonic()
+BUSY_AT_START_S, STARTED = busy_s(), time.monotonic()
 
 
 def free_port() -> int:
