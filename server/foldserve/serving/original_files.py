@@ -15,10 +15,10 @@ def write(model: ir.Model, folder: Path) -> OriginalRecord:
     # Read again, its weights lie in the file, and whatever is saved refers to them there.
     original = ir.load(folder / ORIGINAL)
     with_taps = tapped(original)
-    if with_taps is None:
-        ir.save(original, folder / REFERENCE)
-    else:
+    reference, layers = original, 0
+    if with_taps is not None:
         reference, statistics = with_taps
-        ir.save(reference, folder / REFERENCE)
         statistics.save(folder)
-    return OriginalRecord(weights_bytes=(folder / WEIGHTS).stat().st_size)
+        layers = len(statistics.layers)
+    ir.save(reference, folder / REFERENCE)
+    return OriginalRecord(weights_bytes=(folder / WEIGHTS).stat().st_size, tapped_layers=layers)

@@ -12,3 +12,6 @@ class OriginalRecord(BaseModel):
 
     weights_bytes: int
     """Bytes of all its weights."""
+
+    tapped_layers: int
+    """BatchNorms that the reference shows the inputs of."""
