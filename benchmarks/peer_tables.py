@@ -108,7 +108,8 @@ def picture(result: Result) -> Figure:
     models = [model for model in result["models"] if servers(result, model)]
     with mpl.rc_context({"text.color": GREY, "xtick.color": GREY, "ytick.color": GREY}):
         figure = Figure(figsize=(9, 3.6), layout="constrained", facecolor="none")
-        for axis, model in zip(figure.subplots(1, len(models), sharey=True), models, strict=True):
+        (axes,) = figure.subplots(1, len(models), sharey=True, squeeze=False)
+        for axis, model in zip(axes, models, strict=True):
             measured = servers(result, model)
             names = [OURS, *(name for name in PEERS if name not in FLOORS)]
             ratios = [measured.get(name, {}).get("ratio") for name in names[1:]]
@@ -119,12 +120,12 @@ def picture(result: Result) -> Figure:
                 axis.text(bar, row, f" {bar:.2f}" if bar else " –", va="center", fontsize="small")
             axis.set_title(f"{model}, {result['models'][model]['callers']} callers", color=GREY)
             axis.set_xlim(0, 1.2 * max(bars))
-            axis.invert_yaxis() if model == models[0] else None
             axis.set_facecolor("none")
             for side, spine in axis.spines.items():
                 spine.set_visible(side == "left")
                 spine.set_color(GREY)
             axis.set_xticks([])
+        axes[0].invert_yaxis()
         figure.supxlabel("requests per second relative to foldserve's", fontsize="small", color=GREY)
     return figure
 
