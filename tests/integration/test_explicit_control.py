@@ -110,12 +110,12 @@ def test_whoever_gave_up_before_a_turn_came_changes_nothing(
 ) -> None:
     begun, may_go_on, loads = threading.Event(), threading.Event(), 0
 
-    def slow_load(*parts: Any) -> Servable:
+    def slow_load(*parts: Any, **named: Any) -> Servable:
         nonlocal loads
         loads += 1
         begun.set()
         assert may_go_on.wait(30)
-        return loader.load(*parts)
+        return loader.load(*parts, **named)
 
     monkeypatch.setattr(manager, "load", slow_load)
     put(tmp_path, 1, plus(1))
