@@ -80,8 +80,13 @@ def check_image(file: Path) -> None:
 
 @contextmanager
 def _opened(file: Path) -> Iterator["Image"]:
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - an extra
-
+    try:
+        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        raise UnreadableFile(
+            f"{file} is neither .npy nor .npz, and images need Pillow, which is not installed: "
+            "pip install 'foldserve-client[cli]'"
+        ) from None
     try:
         with Image.open(file) as image:
             yield image

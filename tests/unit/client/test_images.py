@@ -1,5 +1,6 @@
 """Images from files as a model's input."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,9 @@ def test_an_image_that_ends_too_early_is_told(grey: Path, tmp_path: Path) -> Non
     (tmp_path / "half.png").write_bytes(whole[: len(whole) - 30])
     with pytest.raises(UnreadableFile, match="cannot be read"):
         read_images([tmp_path / "half.png"], spec(-1, 1, 5, 6), Preparation())
+
+
+def test_without_pillow_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(UnreadableFile, match=r"pip install 'foldserve-client\[cli\]'"):
+        check_image(tmp_path / "x.png")
