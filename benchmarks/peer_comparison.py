@@ -89,15 +89,16 @@ def compare(peer: Peer, model: Model, expected: NDArray[np.float32]) -> dict[str
         loads: list[list[Load]] = [[], []]
         since, busy_before = time.monotonic(), busy_s() - _own_s(pair)
         for number in range(ROUNDS[model] + 1):
-            for one, own in zip(pair, loads, strict=True):
-                load = closed_loop(
-                    one.server,
-                    one.exchange,
-                    size=one.size,
-                    callers=CALLERS[model],
-                    seconds=SECONDS[model] if number else WARM_UP_S,
-                    cores=LOAD_CORES,
-                )
+            for one, other, own in zip(pair, reversed(pair), loads, strict=True):
+                with other.server.halted():
+                    load = closed_loop(
+                        one.server,
+                        one.exchange,
+                        size=one.size,
+                        callers=CALLERS[model],
+                        seconds=SECONDS[model] if number else WARM_UP_S,
+                        cores=LOAD_CORES,
+                    )
                 if number:
                     own.append(load)
         others = (busy_s() - _own_s(pair) - busy_before) / (time.monotonic() - since)

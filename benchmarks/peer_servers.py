@@ -87,14 +87,21 @@ class Tree(Process):
                 shared = max(shared, sizes["Rss"] - own)
         return private + shared
 
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """Let no process of the server run meanwhile: some never rest, even when nobody asks them."""
+        members = self._members()
+        _signal(members, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal(members, signal.SIGCONT)
+
     def stop(self) -> None:
         """End the server, and what it leaves behind."""
         members = self._members()
         super().stop()
-        for pid, started in members | self._members():
-            with contextlib.suppress(OSError):
-                if int(_stat(pid)[19]) == started:
-                    os.kill(pid, signal.SIGKILL)
+        _signal(members | self._members(), signal.SIGKILL)
 
     def _members(self) -> set[Member]:
         """All processes that descend from the server, or carry its mark in their environment."""
@@ -110,6 +117,13 @@ class Tree(Process):
         while more := {pid for pid, parent in parents.items() if parent in found} - found:
             found |= more
         return {(pid, started[pid]) for pid in found & started.keys()}
+
+
+def _signal(members: Collection[Member], number: signal.Signals) -> None:
+    for pid, started in members:
+        with contextlib.suppress(OSError):
+            if int(_stat(pid)[19]) == started:
+                os.kill(pid, number)
 
 
 def _processes() -> Iterator[int]:

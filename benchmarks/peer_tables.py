@@ -71,12 +71,13 @@ def _cells(figures: dict[str, float], ratio: float) -> str:
 def _conditions(result: Result) -> str:
     where = result["conditions"]
     pinned = sorted({pin for pins in where["peers"].values() for pin in pins if not pin.startswith("numpy")})
-    days = sorted(
-        {entry["date"] for measured in result["models"].values() for entry in measured["servers"].values()}
-    )
+    entries = [entry for measured in result["models"].values() for entry in measured["servers"].values()]
+    days = sorted({entry["date"] for entry in entries})
+    others = [entry["others_cores"] for entry in entries if "others_cores" in entry]
     return (
         f"{where['processor']}, {where['cores']} cores, Python {where['python']}, "
-        f"onnxruntime {where['onnxruntime']} everywhere; {', '.join(pinned)}. Measured {' and '.join(days)}."
+        f"onnxruntime {where['onnxruntime']} everywhere; {', '.join(pinned)}. Measured {' and '.join(days)}, "
+        f"beside other processes that used {min(others):.2f} to {max(others):.2f} cores."
     )
 
 

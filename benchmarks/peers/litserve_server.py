@@ -28,7 +28,11 @@ class Predictor(litserve.LitAPI):
 
 
 if __name__ == "__main__":
+    # Without any time-out for batches its worker looks for requests in a busy loop.
     server = litserve.LitServer(
-        Predictor(max_batch_size=MAX_BATCH, batch_timeout=0.0), accelerator="cpu", devices=1, fast_queue=True
+        Predictor(max_batch_size=MAX_BATCH, batch_timeout=0.001),
+        accelerator="cpu",
+        devices=1,
+        fast_queue=True,
     )
     server.run(port=int(sys.argv[1]), log_level="warning", generate_client_file=False)
