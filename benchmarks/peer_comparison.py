@@ -12,7 +12,7 @@ import os
 import platform
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -42,11 +42,11 @@ from serving_models import MOBILENET, RESNET, TINY, Model
 
 RESULT = RESULTS / "peers.json"
 CALLERS = {TINY: 64, MOBILENET: 16, RESNET: 16}
-SECONDS = {TINY: 3.0, MOBILENET: 4.0, RESNET: 5.0}
+SECONDS = {TINY: 3.0, MOBILENET: 4.0, RESNET: 7.0}
 """How long each server is asked in each round."""
 
 ROUNDS = {TINY: 3, MOBILENET: 2, RESNET: 2}
-WARM_UP_S = 2.0
+WARM_UP_S = {TINY: 2.0, MOBILENET: 2.0, RESNET: 4.0}
 NEAR = 1e-4
 """Largest relative L2 distance of a peer's answer from the model's own; half precision would be beyond."""
 
@@ -55,6 +55,7 @@ NEAR = 1e-4
 class Started:
     """A server that has answered."""
 
+    peer: Peer
     server: Tree
     exchange: Exchange
     size: int
@@ -78,7 +79,7 @@ def started(
         distance = float(np.linalg.norm(scores - expected) / np.linalg.norm(expected))
         if not distance <= NEAR:
             raise BenchmarkFailed(f"{peer.name} answers {scores} instead of {expected}")
-    return Started(server, exchange, len(answer), start_s)
+    return Started(peer, server, exchange, len(answer), start_s)
 
 
 def compare(peer: Peer, model: Model, expected: NDArray[np.float32]) -> dict[str, Any]:
@@ -90,20 +91,20 @@ def compare(peer: Peer, model: Model, expected: NDArray[np.float32]) -> dict[str
         since, busy_before = time.monotonic(), busy_s() - _own_s(pair)
         for number in range(ROUNDS[model] + 1):
             for one, other, own in zip(pair, reversed(pair), loads, strict=True):
-                with other.server.halted():
+                with other.server.halted() if other.peer.halts else nullcontext():
                     load = closed_loop(
                         one.server,
                         one.exchange,
                         size=one.size,
                         callers=CALLERS[model],
-                        seconds=SECONDS[model] if number else WARM_UP_S,
+                        seconds=SECONDS[model] if number else WARM_UP_S[model],
                         cores=LOAD_CORES,
                     )
                 if number:
                     own.append(load)
         others = (busy_s() - _own_s(pair) - busy_before) / (time.monotonic() - since)
         ours, theirs = (_figures(one, own) for one, own in zip(pair, loads, strict=True))
-    ratio = median(mine.rate / other.rate for mine, other in zip(*loads, strict=True))
+    ratio = median(mine.steady_rate / other.steady_rate for mine, other in zip(*loads, strict=True))
     say(f"{model.name}: {peer.name} {theirs['requests_per_s']:.0f}/s, {OURS} {ours['requests_per_s']:.0f}/s")
     return {"front": peer.front, "ratio": ratio, "foldserve": ours, "peer": theirs, "others_cores": others}
 
@@ -115,10 +116,10 @@ def _own_s(pair: list[Started]) -> float:
 
 def _figures(one: Started, loads: list[Load]) -> dict[str, float]:
     return {
-        "requests_per_s": median(load.rate for load in loads),
+        "requests_per_s": median(load.steady_rate for load in loads),
         "p50_ms": median(load.percentile_ms(50) for load in loads),
         "p99_ms": median(load.percentile_ms(99) for load in loads),
-        "cpu_ms": median(load.cpu_ms for load in loads),
+        "cpu_ms": median(1e3 * load.cpu_s / load.seconds / load.steady_rate for load in loads),
         "memory_mb": one.server.memory_bytes() / 1e6,
         "start_s": one.start_s,
     }

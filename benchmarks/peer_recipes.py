@@ -57,6 +57,8 @@ class Peer:
     """The command, given the folder of its environment."""
 
     exchange: Callable[[Model], Exchange]
+    halts: bool = True
+    """Whether it lives on after a halt. Triton does not: its processes share locks with time-outs."""
 
 
 def environment(peer: Peer) -> Path:
@@ -338,8 +340,8 @@ FOLDSERVE = Peer(OURS, None, "Python, gRPC", _ours, v2)
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("Triton", "triton", "C++, gRPC", triton, v2),
-        Peer("PyTriton", "triton", "C++, gRPC", pytriton, v2),
+        Peer("Triton", "triton", "C++, gRPC", triton, v2, halts=False),
+        Peer("PyTriton", "triton", "C++, gRPC", pytriton, v2, halts=False),
         Peer("MLServer", "mlserver", "Python, gRPC", mlserver, v2),
         Peer("KServe SDK", "kserve", "Python, gRPC", kserve, v2),
         Peer("TorchServe", "torchserve", "Java, gRPC", torchserve, predictions),
