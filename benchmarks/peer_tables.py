@@ -24,11 +24,10 @@ def servers(result: Result, model: str) -> dict[str, Result]:
     return {name: measured[name] for name in PEERS if name in measured}
 
 
-def ours(result: Result, model: str) -> dict[str, float]:
-    """foldserve's figures: medians over its measurements beside each peer; its start is the cold one."""
+def ours(result: Result, model: str) -> dict[str, list[float]]:
+    """foldserve's figures beside each peer; some starts found its cache."""
     pairs = [entry["foldserve"] for entry in servers(result, model).values() if "foldserve" in entry]
-    figures = {key: median(pair[key] for pair in pairs) for key in pairs[0]}
-    return figures | {"start_s": max(pair["start_s"] for pair in pairs)}
+    return {key: sorted(pair[key] for pair in pairs) for key in pairs[0]}
 
 
 def details(result: Result) -> str:
@@ -42,7 +41,7 @@ def details(result: Result) -> str:
         title = f"{model}, {measured['callers']}"
         if not servers(result, model):
             continue
-        rows.append(f"| {title} | **{OURS}** | Python, gRPC | {_cells(ours(result, model), 1)} |")
+        rows.append(f"| {title} | **{OURS}** | Python, gRPC | {_our_cells(ours(result, model))} |")
         for name, entry in servers(result, model).items():
             if "failed" in entry:
                 reason = entry["failed"].splitlines()[0].replace("|", "/")[:120]
@@ -54,15 +53,29 @@ def details(result: Result) -> str:
         if loop := measured["servers"].get(LOOP):
             best = loop["loop"]
             rows.append(
-                f"| {title} | {LOOP}, batches of {best['batch']} | none | {best['images_per_s']:.0f} "
+                f"| {title} | {LOOP}, batches of {best['batch']} | none | {_rate(best['images_per_s'])} "
                 f"| – | – | – | {best['cpu_ms']:.2f} ms | – | – |"
             )
     return "\n".join([*rows, "", _conditions(result)])
 
 
+def _rate(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def _our_cells(figures: dict[str, list[float]]) -> str:
+    middle = {key: median(values) for key, values in figures.items()}
+    memory, start = figures["memory_mb"], figures["start_s"]
+    return (
+        f"{_rate(middle['requests_per_s'])} | 1 | {middle['p50_ms']:.1f} ms | {middle['p99_ms']:.1f} ms "
+        f"| {middle['cpu_ms']:.2f} ms | {memory[0]:.0f} to {memory[-1]:.0f} MB "
+        f"| {start[0]:.1f} to {start[-1]:.1f} s"
+    )
+
+
 def _cells(figures: dict[str, float], ratio: float) -> str:
     return (
-        f"{figures['requests_per_s']:.0f} | {ratio:.2f} × | {figures['p50_ms']:.1f} ms "
+        f"{_rate(figures['requests_per_s'])} | {ratio:.2f} × | {figures['p50_ms']:.1f} ms "
         f"| {figures['p99_ms']:.1f} ms | {figures['cpu_ms']:.2f} ms | {figures['memory_mb']:.0f} MB "
         f"| {figures['start_s']:.1f} s"
     )
@@ -71,13 +84,20 @@ def _cells(figures: dict[str, float], ratio: float) -> str:
 def _conditions(result: Result) -> str:
     where = result["conditions"]
     pinned = sorted({pin for pins in where["peers"].values() for pin in pins if not pin.startswith("numpy")})
+    return (
+        f"{_machine(result)} Python {where['python']}, onnxruntime {where['onnxruntime']} everywhere; "
+        f"{', '.join(pinned)}."
+    )
+
+
+def _machine(result: Result) -> str:
+    where = result["conditions"]
     entries = [entry for measured in result["models"].values() for entry in measured["servers"].values()]
     days = sorted({entry["date"] for entry in entries})
     others = [entry["others_cores"] for entry in entries if "others_cores" in entry]
     return (
-        f"{where['processor']}, {where['cores']} cores, Python {where['python']}, "
-        f"onnxruntime {where['onnxruntime']} everywhere; {', '.join(pinned)}. Measured {' and '.join(days)}, "
-        f"beside other processes that used {min(others):.2f} to {max(others):.2f} cores."
+        f"{where['processor']}, {where['cores']} cores, {' and '.join(days)}, beside other processes that "
+        f"used {min(others):.2f} to {max(others):.2f} cores."
     )
 
 
@@ -90,14 +110,16 @@ def summary(result: Result) -> str:
         "|---" * (len(models) + 4) + "|",
     ]
     first = ours(result, tiny)
-    rates = " | ".join(f"{ours(result, model)['requests_per_s']:.0f}/s" for model in models)
-    rows.append(f"| **{OURS}** | {rates} | {_short(first)} |")
+    rates = " | ".join(f"{_rate(median(ours(result, model)['requests_per_s']))}/s" for model in models)
+    memory = f"{first['memory_mb'][0]:.0f} to {first['memory_mb'][-1]:.0f} MB"
+    times = f"{median(first['p99_ms']):.0f} ms | {median(first['cpu_ms']):.2f} ms"
+    rows.append(f"| **{OURS}** | {rates} | {times} | {memory} |")
     for name in (name for name in PEERS if name not in FLOORS):
         entries = [servers(result, model).get(name, {}) for model in models]
         ratios = " | ".join(f"{entry['ratio']:.2f} ×" if "ratio" in entry else "–" for entry in entries)
         own = entries[0].get("peer")
         rows.append(f"| {name} | {ratios} | {_short(own) if own else '– | – | –'} |")
-    return "\n".join(rows)
+    return "\n".join([*rows, "", _machine(result)])
 
 
 def _short(figures: dict[str, float]) -> str:
