@@ -36,6 +36,9 @@ STOPPING = "the server stops, and its drain time-out has passed; send this to an
 LAST_WORDS_S = 1.0
 """Time to say so; then gRPC cancels what is left."""
 
+LAST_WAIT_S = 5.0
+"""For threads that nothing ends: no run of the engine can be broken off, and the process ends anyway."""
+
 SERVER_HEALTH = ("", INFERENCE_SERVICE)
 """Health names that stand for the server as a whole; every other name is a model's."""
 
@@ -100,7 +103,7 @@ class GrpcServer:
             for server in self._servers:
                 dismiss(server, STOPPING)
             for one in stopped:
-                one.wait()
+                one.wait(LAST_WAIT_S)
 
     def __enter__(self) -> Self:
         self.set_ready(False)
@@ -113,7 +116,7 @@ class GrpcServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for stopped in [server.stop(0) for server in self._servers]:
-            stopped.wait()
+            stopped.wait(LAST_WAIT_S)
         self._security.close()
 
     def _assembled(self, name: str, workers: int, elsewhere: str | None) -> grpc.Server:

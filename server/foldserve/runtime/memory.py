@@ -28,11 +28,12 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def leave_memory_to_others() -> None:
-    """Take at most half of what is left now: what wants more fails by itself, and takes nobody along."""
+def leave_memory_to_others(share: float = 0.5) -> None:
+    """Take at most a share of what is left now: what wants more fails by itself, and takes nobody along."""
     left = memory_left()
     if left is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (left // 2, left // 2))
+        most = int(left * share)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def memory_left(

@@ -20,6 +20,7 @@ from foldserve.serving.classification import read_labels
 from foldserve.serving.declared import check_declared, warn_of_batching_in_vain
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.opening import Opening, in_words
+from foldserve.serving.pace import UNSTEADY
 from foldserve.serving.rehearsal import rehearse, rehearsed
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.reshaped import keeps_rows, reshaped
@@ -189,6 +190,7 @@ class _Loading:
             capacity=settings.max_queue_size,
             batching=settings.batching,
             model=source.name,
+            short_s=0.0 if UNSTEADY & artefact.fold_report.operators_before.keys() else None,
         )
         return Servable(source.name, source.version, session, provenance, batcher, labels=labels)
 

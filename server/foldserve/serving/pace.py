@@ -15,6 +15,9 @@ SHORT_RUN_S = 5e-4
 TIME_SLICE_S = 3e-3
 """What Linux gives a thread at a time, in seconds: on one processor any run may hold others up so long."""
 
+UNSTEADY = frozenset({"Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Scan", "Unique"})
+"""Operators whose time depends on the values they get: what runs took says nothing of the next one."""
+
 
 def short_run_s() -> float:
     """For how long, in seconds, a run may hold up the thread that brings requests on this machine."""

@@ -20,23 +20,51 @@ from pathlib import Path
 from foldserve.errors import InvalidModel
 from foldserve.lifeline import lifeline
 
+NO_MEMORY_STATUS = 3
+"""Exit status of a child that got less memory than the model wants."""
+
+MOST_ENDS = 3
+"""Processes that may end while they open a model which a child process survives."""
+
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": ""}
 """Of the child: the GPU's memory belongs to serving."""
 
 
 @contextmanager
 def rehearsed(mark: Path, rehearsal: Callable[[], None], *, requests_are_served: bool) -> Iterator[None]:
-    """Around opening a model for the first time; raises what ``rehearsal`` raises."""
-    if requests_are_served or mark.exists():
-        rehearsal()
-    with suppress(OSError):  # a cache that cannot be written
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+    """Around opening a model for the first time.
+
+    Raises what ``rehearsal`` raises, and :class:`InvalidModel` after :data:`MOST_ENDS` processes.
+    """
+    ends = len(mark.read_bytes()) if mark.exists() else 0
+    if ends >= MOST_ENDS:
+        raise InvalidModel(
+            f"the server ended {ends} times while it opened this model, and a child process that runs it "
+            f"first does not; look at what ended it, then remove {mark}"
+        )
+    can_be_marked = _marked(mark, ends)
+    if requests_are_served or ends or not can_be_marked:
+        try:
+            rehearsal()
+        except InvalidModel:
+            _marked(mark, max(ends, 1))  # so it is at the next start
+            raise
+    _marked(mark, ends + 1)
     try:
         yield
     finally:
         with suppress(OSError):
             mark.unlink(missing_ok=True)
+
+
+def _marked(mark: Path, ends: int) -> bool:
+    """Whether it can be kept that so many processes will have ended if this one does."""
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_bytes(b"x" * ends)
+    except OSError:  # a cache that cannot be written
+        return False
+    return True
 
 
 def rehearse(name: str, file: Path, samples: Path | None, *, timeout_s: float) -> None:
@@ -64,7 +92,7 @@ def rehearse(name: str, file: Path, samples: Path | None, *, timeout_s: float) -
             f"{name}: running it once took longer than {timeout_s:g} s and was stopped; look for a loop "
             "without end in it, or allow it more time (FOLDSERVE_IMPORT_TIMEOUT_S)"
         ) from None
-    if status == -signal.SIGKILL:
+    if status in {-signal.SIGKILL, NO_MEMORY_STATUS}:
         raise InvalidModel(
             f"{name}: the process that opened and ran it first was killed, most likely for want of memory; "
             "use a machine that has more of it, or look for huge tensors in the model"

@@ -1,4 +1,7 @@
-"""The child process of a rehearsal: ``python -m foldserve.serving.rehearsal_child MODEL [SAMPLES]``."""
+"""The child process of a rehearsal: ``python -m foldserve.serving.rehearsal_child MODEL [SAMPLES]``.
+
+It takes no more memory than there is left: where a control group ends together, the server would go with it.
+"""
 
 import sys
 from contextlib import closing
@@ -6,8 +9,15 @@ from pathlib import Path
 
 from foldserve.lifeline import give_way
 from foldserve.parity.probes import load_samples, synthetic_probes
+from foldserve.runtime.memory import leave_memory_to_others
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
+from foldserve.serving.rehearsal import NO_MEMORY_STATUS
 from foldserve.settings import ProviderChoice
+
+SHARE = 0.9
+"""Of the memory that is left."""
+
+SIGNS_OF_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory")
 
 
 def main() -> None:
@@ -21,4 +31,12 @@ def main() -> None:
 
 if __name__ == "__main__":
     give_way()
-    main()
+    leave_memory_to_others(SHARE)
+    try:
+        main()
+    except MemoryError:
+        sys.exit(NO_MEMORY_STATUS)
+    except Exception as error:
+        if any(sign in str(error) for sign in SIGNS_OF_NO_MEMORY):
+            sys.exit(NO_MEMORY_STATUS)
+        raise

@@ -1,11 +1,13 @@
 """Loads that find what an earlier load left in the cache, and loads that find it damaged."""
 
+import math
 import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from foldserve.disk_cache import UNFINISHED, Draft, read_entry
@@ -22,6 +24,7 @@ from foldserve.serving.opening import Opening
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Servable
 from foldserve.serving.tune import LARGEST_TRIED
+from foldserve.serving.waiting import Waiting
 from foldserve.settings import LogFormat, LogLevel, ServerSettings, model_settings
 from running import EXAMPLE_MODELS
 
@@ -273,3 +276,21 @@ def test_a_model_of_several_files_in_a_folder_of_its_own(source: ModelVersion, t
     (source.folder / "model.onnx" / "weights").unlink()
     with pytest.raises(InvalidModel, match="in weights, which is not in"):
         _load(source, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("operator", "is_steady"), [("NonZero", False), ("Neg", True)])
+def test_a_model_whose_time_depends_on_values_never_holds_up_the_reader(
+    tmp_path: Path, operator: str, is_steady: bool
+) -> None:
+    """A Loop that ran once in no time may run for hours with the next request's values."""
+    folder = tmp_path / "models" / "net" / "1"
+    folder.mkdir(parents=True)
+    text = f"""<ir_version: 9, opset_import: ["": 18]>
+        g (float[n, 2] x) => (float[n, 2] y) {{ found = {operator}(x) s = Shape(found) y = Neg(x) }}"""
+    model = onnx.parser.parse_model(text)
+    onnx.save(model, folder / "model.onnx")
+    servable = _load(ModelVersion("net", 1, folder), tmp_path / "cache")
+    line = [Waiting({"x": np.zeros((1, 2), np.float32)}, ("y",), 1, lambda: False, lambda _: None, math.inf)]
+    pace = servable._batcher._pace
+    pace.record(line, 1e-6)
+    assert pace.is_short(line) is is_steady

@@ -2,14 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fatal_models import divides_min_by_minus_one, loops_for_ever
+from fatal_models import divides_min_by_minus_one, fills_memory, loops_for_ever
 from foldserve.errors import InvalidModel
-from foldserve.serving.rehearsal import rehearse, rehearsed
+from foldserve.serving.rehearsal import MOST_ENDS, NO_MEMORY_STATUS, rehearse, rehearsed
 from running import EXAMPLE_MODELS
 
 DIGITS = EXAMPLE_MODELS / "digits" / "1" / "model.onnx"
@@ -68,17 +71,66 @@ def test_a_model_that_nothing_is_known_of_is_rehearsed_where_there_are_requests_
 def test_a_model_that_was_being_opened_when_the_server_ended_is_rehearsed(tmp_path: Path) -> None:
     rehearsals: list[str] = []
     mark = tmp_path / "key"
-    mark.touch()
+    mark.write_bytes(b"x")
     with rehearsed(mark, lambda: rehearsals.append(""), requests_are_served=False):
         assert len(rehearsals) == 1
     assert not mark.exists()
+
+
+def test_a_model_that_only_a_child_survives_is_not_opened_for_ever(tmp_path: Path) -> None:
+    mark = tmp_path / "key"
+    for _ in range(MOST_ENDS):
+        abandoned = rehearsed(mark, lambda: None, requests_are_served=False)
+        abandoned.__enter__()  # the process ends here
+        kept = mark.read_bytes()
+        abandoned.gen.close()  # type: ignore[attr-defined]  # what a generator's context manager has
+        mark.write_bytes(kept)
+    with pytest.raises(InvalidModel, match=f"ended {MOST_ENDS} times .* then remove {mark}"):
+        rehearsed(mark, lambda: None, requests_are_served=False).__enter__()
+
+
+def test_without_a_place_for_marks_models_are_rehearsed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    rehearsals: list[str] = []
+    mark = tmp_path / "file" / "key"  # where there can be none
+    with rehearsed(mark, lambda: rehearsals.append(""), requests_are_served=False):
+        assert len(rehearsals) == 1
+
+
+def test_a_refused_model_is_rehearsed_at_the_next_start(tmp_path: Path) -> None:
+    mark = tmp_path / "key"
+
+    def refuses() -> None:
+        raise InvalidModel("fatal")
+
+    for requests_are_served in (True, False, False):
+        with pytest.raises(InvalidModel, match=r"^fatal$"):
+            rehearsed(mark, refuses, requests_are_served=requests_are_served).__enter__()
+
+
+def test_a_model_that_wants_more_memory_than_there_is_fails_by_itself(tmp_path: Path) -> None:
+    """Not by being killed: where a control group ends together, the server would go with it."""
+    model = fills_memory(tmp_path / "model.onnx")
+    child = subprocess.run(
+        [sys.executable, "-c", LIMITED, model], env=os.environ | {"FOLDSERVE_LIFELINE": "0"}, check=False
+    )
+    assert child.returncode == NO_MEMORY_STATUS
+
+
+LIMITED = """
+import runpy, sys
+from foldserve import lifeline
+lifeline.give_way = lambda: None
+runpy.run_module("foldserve.serving.rehearsal_child", run_name="__main__", alter_sys=False)
+"""
 
 
 def _children() -> list[int]:
     """Rehearsals of this process."""
     found = []
     for task in Path("/proc/self/task").iterdir():
-        for child in (task / "children").read_text().split():
-            if b"rehearsal_child" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
+        with suppress(OSError):  # threads come and go
+            for child in (task / "children").read_text().split():
+                if b"rehearsal_child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
     return found
