@@ -83,7 +83,7 @@ def test_a_model_that_only_a_child_survives_is_not_opened_for_ever(tmp_path: Pat
         abandoned = rehearsed(mark, lambda: None, requests_are_served=False)
         abandoned.__enter__()  # the process ends here
         kept = mark.read_bytes()
-        abandoned.gen.close()  # type: ignore[attr-defined]  # what a generator's context manager has
+        abandoned.gen.close()
         mark.write_bytes(kept)
     with pytest.raises(InvalidModel, match=f"ended {MOST_ENDS} times .* then remove {mark}"):
         rehearsed(mark, lambda: None, requests_are_served=False).__enter__()
