@@ -4,9 +4,11 @@ What a command needs is imported when it runs: ONNX Runtime takes its time, and 
 """
 
 import os
+import resource
 import signal
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,6 +84,7 @@ def serve(chosen: Effective[ServerSettings]) -> None:
     configure_logging(settings.log_format, settings.log_level)
     # Else gRPC writes lines of its own between ours, one for each stranger whose handshake fails.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    _take_all_files()
     require_single_onnxruntime()
     from foldserve.server import Server  # noqa: PLC0415  # see above
 
@@ -104,6 +107,13 @@ def serve(chosen: Effective[ServerSettings]) -> None:
             stop.wait()
     if server.unfinished:
         os._exit(0)  # Python would wait for threads that load or run what nobody will use
+
+
+def _take_all_files() -> None:
+    """Each connection is an open file: as many as the system lets us have, not the 1,024 that are usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS says that there is no limit, and means another one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def config(chosen: Effective[ServerSettings], *, json: Json = False) -> None:

@@ -43,8 +43,9 @@ class Server:
             self._http_host,
             settings.http_port,
             metrics.registry,
-            self._manager.not_ready,
-            StatusPages(facts.server, facts.model).answer,
+            not_live=self._grpc.not_live,
+            not_ready=self._manager.not_ready,
+            pages=StatusPages(facts.server, facts.model).answer,
         )
         self._loading = threading.Thread(target=self._load, name="load", daemon=True)
         self._running = ExitStack()

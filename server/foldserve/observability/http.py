@@ -1,7 +1,9 @@
 """The HTTP side: /metrics for Prometheus, /livez and /readyz for whoever restarts or balances, pages."""
 
+import errno
 import socket
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,6 +49,9 @@ Pages = Callable[[str, str], Page | None]
 MOST_CONNECTIONS = 64
 """Each takes a thread, whether it asks for anything or not."""
 
+NO_FILES_PAUSE_S = 0.1
+"""Time between two looks whether a connection can be taken, where there are no file descriptors left."""
+
 log = get_logger()
 
 
@@ -61,6 +66,15 @@ class _Listener(ThreadingHTTPServer):
         self._connections: OrderedDict[socket.socket, None] = OrderedDict()
         self._connections_lock = threading.Lock()
         super().__init__(address, handler)
+
+    def get_request(self) -> Any:
+        """The next connection; where the process may open no more files, it waits, and so does this."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(NO_FILES_PAUSE_S)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer a new connection, in a thread of its own."""
@@ -85,8 +99,9 @@ class _Listener(ThreadingHTTPServer):
 class HttpServer:
     """Serves from a thread of its own until closed.
 
-    ``not_ready`` returns why the server is not ready, an empty text when it is; ``pages`` answers all paths
-    but the three of machines. Raises :class:`ConfigurationError` when the port cannot be listened on.
+    ``not_live`` and ``not_ready`` return why the server is not, an empty text when it is; ``pages`` answers
+    all paths but the three of machines. Raises :class:`ConfigurationError` when the port cannot be listened
+    on.
     """
 
     def __init__(
@@ -94,6 +109,8 @@ class HttpServer:
         host: str,
         port: int,
         registry: CollectorRegistry,
+        *,
+        not_live: Callable[[], str],
         not_ready: Callable[[], str],
         pages: Pages,
     ) -> None:
@@ -123,10 +140,9 @@ class HttpServer:
                         encode, content_type = choose_encoder(accept)
                         return Page(200, content_type, encode(registry))
                     case "/livez":
-                        return Page(200, TEXT, b"live\n")
+                        return _state("live", not_live())
                     case "/readyz":
-                        reason = not_ready()
-                        return Page(503 if reason else 200, TEXT, f"{reason or 'ready'}\n".encode())
+                        return _state("ready", not_ready())
                     case _:
                         return pages(self.path, accept) or Page(404, TEXT, NOT_FOUND)
 
@@ -159,3 +175,8 @@ class HttpServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _state(good: str, reason: str) -> Page:
+    """A probe's answer; the reason why the state is not good, if there is one."""
+    return Page(503 if reason else 200, TEXT, f"{reason or good}\n".encode())

@@ -1,4 +1,7 @@
-"""Turns calls away before their message is read: all but those that the reader begins itself."""
+"""Turns calls away before their message is read: all but those that the reader begins itself.
+
+Methods that strangers may call take small messages only.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -7,7 +10,9 @@ from typing import Any, TypeAlias
 import grpc
 
 from foldserve.rpc.access import Access
+from foldserve.rpc.message_first import small
 from foldserve.rpc.outcome import Outcome, Outcomes
+from foldserve.rpc.rights import needed
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -27,7 +32,11 @@ class Guard(grpc.ServerInterceptor):
         """The handler of a call, or one that refuses it; None, UNIMPLEMENTED, for no method of ours."""
         handler = continuation(details)
         method = details.method.rpartition("/")[2]
-        if handler is None or self._access.is_open(method):
+        if handler is None:
+            return None
+        if not needed(method):
+            return _small(handler)
+        if self._access.is_open(method):
             return handler
         refusal = partial(refused, self._outcomes, self._access, method)
         outcome = refusal(details.invocation_metadata)
@@ -39,6 +48,11 @@ class Guard(grpc.ServerInterceptor):
 def refused(outcomes: Outcomes, access: Access, method: str, metadata: Any) -> Outcome | None:
     """The end of a call that may not be made; None for others."""
     return outcomes.refusal(method, partial(access.refusal, method, metadata))
+
+
+def _small(handler: Any) -> Handler:
+    limited: Handler = handler._replace(request_deserializer=small(handler.request_deserializer))
+    return limited
 
 
 def _refusing(outcome: Outcome) -> Handler:

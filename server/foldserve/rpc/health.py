@@ -15,6 +15,9 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 MOST_WATCHERS = 1000
 """Each holds a thread, which waits for changes and for its caller to read them."""
 
+LONGEST_NAME = 1000
+"""Characters of a name that may be asked for; a watcher's is kept for as long as it watches."""
+
 Status = int
 """A value of ``HealthCheckResponse.ServingStatus``."""
 
@@ -32,6 +35,7 @@ class Health(health_pb2_grpc.HealthServicer):
 
     def Check(self, request: HealthCheckRequest, context: grpc.ServicerContext) -> HealthCheckResponse:
         """The status now; NOT_FOUND for a name that nobody has told anything of."""
+        _check_name(request, context)
         status = self._statuses.get(request.service)
         if status is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"nothing is served under '{request.service[:100]}'")
@@ -41,6 +45,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self, request: HealthCheckRequest, context: grpc.ServicerContext
     ) -> Iterator[HealthCheckResponse]:
         """Tell the status now and at each change, until the caller or the server goes."""
+        _check_name(request, context)
         changes: SimpleQueue[Status | None] = SimpleQueue()
         if not self._add(changes, request.service):
             text = f"{MOST_WATCHERS} callers watch the server's health, the most at a time; ask instead"
@@ -91,3 +96,8 @@ class Health(health_pb2_grpc.HealthServicer):
         for changes, watched in self._watchers.items():
             if watched == name:
                 changes.put(status)
+
+
+def _check_name(request: HealthCheckRequest, context: grpc.ServicerContext) -> None:
+    if len(request.service) > LONGEST_NAME:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"a name has {LONGEST_NAME} characters at most")

@@ -23,6 +23,13 @@ MOST_AWAITED = 1000
 
 TOO_MANY_AWAITED = "this call brought no message while a thousand later ones came; send it again"
 TOO_MANY_AT_WORK = "the server has as many calls in work as it takes; retry later"
+NO_THREAD = "the system gives the server no more threads; retry later"
+
+SMALL_BYTES = 64 * 1024
+"""The most that a message may have of a method that is open to strangers."""
+
+TOO_LARGE = object()
+"""Stands for a message that was not parsed."""
 
 NO_FLAGS = 0
 
@@ -62,6 +69,11 @@ class Awaited:
             self._calls.pop(call, None)
 
 
+def small(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A method's deserialiser with which calls that bring more than ``SMALL_BYTES`` are refused."""
+    return lambda content: deserialise(content) if len(content) <= SMALL_BYTES else TOO_LARGE
+
+
 class MessageFirstPool(ThreadPoolExecutor):
     """The threads of a gRPC server, for calls whose message is there; streams bring theirs later.
 
@@ -75,11 +87,14 @@ class MessageFirstPool(ThreadPoolExecutor):
         self._most = most
         self._at_work = 0
         self._at_work_lock = threading.Lock()
+        self._lacks_thread = False
 
     def submit(self, run: Callable[..., Any], /, *work: Any, **named: Any) -> Any:
         """What ``grpc._server`` does with each call that has come; None for one that lacks its message."""
-        if not HAS_PARTS or len(work) < 6 or not _takes_one_message(work[4]):
+        if not HAS_PARTS or len(work) < 6:
             return super().submit(run, *work, **named)
+        if not _takes_one_message(work[4]):
+            return self._run(run, *work)
         respond, event, state, behaviour, _, deserialise, *others = work
         received = _server._receive_message(state, event.call, deserialise)
         is_counted = respond is _server._unary_response_in_pool
@@ -94,7 +109,7 @@ class MessageFirstPool(ThreadPoolExecutor):
                     _server._abort(state, event.call, *refusal)
             if refusal is None:
                 work = (respond, event, state, behaviour, lambda: request, deserialise, *others)
-                done = super(MessageFirstPool, self).submit(run, *work)
+                done = self._run(run, *work)
                 if is_counted:
                     done.add_done_callback(self._discount)
             return ended
@@ -104,10 +119,33 @@ class MessageFirstPool(ThreadPoolExecutor):
         self._awaited.add(state, lambda: _give_up(state, event.call))
         return None
 
+    def _run(self, run: Callable[..., Any], *work: Any) -> "Future[Any]":
+        """Give a call a thread; one for which the system has none ends, and its future is cancelled."""
+        self._lacks_thread = False
+        done = super().submit(run, *work)
+        if self._lacks_thread and done.cancel():
+            _, event, state, *_ = work
+            with state.condition:
+                if _server._is_rpc_state_active(state):
+                    _server._abort(
+                        state, event.call, cygrpc.StatusCode.resource_exhausted, NO_THREAD.encode()
+                    )
+        return done
+
+    def _adjust_thread_count(self) -> None:
+        """Where this raises, ``submit`` has queued the call already, and could not say which."""
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            self._lacks_thread = True
+
     def _refusal(self, request: Any, *, is_counted: bool) -> tuple[Any, bytes] | None:
         """Why a call gets no thread; None if it does, and then it counts, if such calls do."""
         if request is None:
             return cygrpc.StatusCode.unimplemented, b"a message is missing"
+        if request is TOO_LARGE:
+            text = f"this method takes messages of {SMALL_BYTES} bytes at most"
+            return cygrpc.StatusCode.invalid_argument, text.encode()
         with self._at_work_lock:
             if is_counted and self._at_work >= self._most:
                 return cygrpc.StatusCode.resource_exhausted, TOO_MANY_AT_WORK.encode()

@@ -11,6 +11,7 @@ public: what ``grpc._server`` does with the events of its completion queue. All 
 a grpcio without one of them serves deferred methods from the pool, as it serves everything else.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from foldserve.observability.logging import get_logger
 from foldserve.rpc.calls import DeferredMethod
 from foldserve.rpc.message_first import TOO_MANY_AWAITED, Awaited
 from foldserve.rpc.outcome import Outcome
+from foldserve.rpc.pulse import Pulse
 
 log = get_logger()
 
@@ -41,6 +43,7 @@ UNCOUNTED: tuple[Any, tuple[()]] = (None, ())
 HAS_PARTS = all(
     hasattr(_server, name)
     for name in (
+        "_REQUEST_CALL_TAG",
         "_Server",
         "_ServerStage",
         "_begin_shutdown_once",
@@ -80,10 +83,27 @@ def reading_server(
         )
 
     class ReadingServer(_server._Server):
+        pulse = Pulse()
+
         def start(self) -> None:
-            _start(self._state)
+            _start(self._state, self.pulse)
+
+        def stop(self, grace: float | None) -> threading.Event:
+            try:
+                return super().stop(grace)
+            except RuntimeError:  # the system has no thread for the time of grace
+                log.exception("the calls that are in work end at once")
+                return super().stop(None)
 
     return ReadingServer(pool, (), interceptors, options, most_calls, None, False)
+
+
+def silent_s(server: grpc.Server) -> float:
+    """For how long the thread that reads for ``server`` has not come round, in seconds; 0 if none has to."""
+    pulse, state = getattr(server, "pulse", None), getattr(server, "_state", None)
+    if pulse is None or state is None or state.stage is _server._ServerStage.STOPPED:
+        return 0.0
+    return float(pulse.silent_s())
 
 
 def dismiss(server: grpc.Server, text: str) -> None:
@@ -96,7 +116,7 @@ def dismiss(server: grpc.Server, text: str) -> None:
             call.end(cygrpc.StatusCode.unavailable, text.encode())
 
 
-def _start(state: Any) -> None:
+def _start(state: Any, pulse: Pulse) -> None:
     """What ``grpc._server._start`` does, with a reader of ours."""
     with state.lock:
         if state.stage is not _server._ServerStage.STOPPED:
@@ -106,14 +126,15 @@ def _start(state: Any) -> None:
         for method in state.registered_method_handlers:
             _server._request_registered_call(state, method)
         _server._request_call(state)
-    threading.Thread(target=_Reader(state).run, name="reader", daemon=True).start()
+    threading.Thread(target=_Reader(state, pulse).run, name="reader", daemon=True).start()
 
 
 class _Reader:
     """Takes one event of the network after the other, until the server has stopped."""
 
-    def __init__(self, state: Any) -> None:
+    def __init__(self, state: Any, pulse: Pulse) -> None:
         self._state = state
+        self._pulse = pulse
         self._deferred = {
             name: handler
             for name, handler in state.registered_method_handlers.items()
@@ -124,20 +145,32 @@ class _Reader:
         self._due_s = 0.0
 
     def run(self) -> None:
-        """Work until the server has stopped."""
-        state, deferred = self._state, self._deferred
+        """Work until the server has stopped; without a reader, nobody would ever be answered again."""
         _of_thread.later = self._later
+        try:
+            self._read()
+        except BaseException:
+            log.critical("nothing reads from the network any more: the process ends", exc_info=True)
+            os._exit(1)
+
+    def _read(self) -> None:
+        state, deferred, pulse = self._state, self._deferred, self._pulse
         goes_on = True
         while goes_on:
             event = state.completion_queue.poll(0 if self._put_off else time.time() + LOOK_EVERY_S)
+            pulse.beats = True
             if state.server_deallocated:
                 _server._begin_shutdown_once(state)
-            if event.completion_type == cygrpc.CompletionType.queue_timeout:
-                self._catch_up()
-            elif event.tag in deferred:
-                goes_on = self._take(event, deferred[event.tag])
-            else:
-                goes_on = _server._process_event_and_continue(state, event)
+            try:
+                if event.completion_type == cygrpc.CompletionType.queue_timeout:
+                    self._catch_up()
+                elif event.tag in deferred:
+                    goes_on = self._take(event, deferred[event.tag])
+                else:
+                    goes_on = _server._process_event_and_continue(state, event)
+            except Exception:
+                log.exception("the thread that reads from the network could not deal with an event")
+                goes_on = self._ask_again(event.tag)
             del event  # while it lives so does its call, and the queue of one that is shut down would spin
             if self._put_off and time.monotonic() > self._due_s:
                 self._catch_up()
@@ -154,6 +187,19 @@ class _Reader:
                 do()
             except Exception:
                 log.exception("the thread that reads from the network could not do what it put off")
+
+    def _ask_again(self, tag: Any) -> bool:
+        """Await the next call where the last one failed; whether there may be one."""
+        state = self._state
+        with state.lock:
+            if state.stage is not _server._ServerStage.STARTED:
+                return not _server._stop_serving(state)
+            if tag not in state.due:
+                if tag is _server._REQUEST_CALL_TAG:
+                    _server._request_call(state)
+                elif tag in state.registered_method_handlers:
+                    _server._request_registered_call(state, tag)
+            return True
 
     def _take(self, event: Any, handler: Any) -> bool:
         """Take the call that has arrived, and ask for the next; whether there may be one."""

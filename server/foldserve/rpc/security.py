@@ -42,14 +42,18 @@ class Security:
     def start(self) -> None:
         """Tell of what is open to strangers, and begin to look for changed files."""
         settings = self._settings
-        if self._tokens is not None and self._tls is None and not is_loopback(settings.host):
+        managed_here = is_loopback(_managed_on(settings))
+        stays_here = managed_here and is_loopback(settings.host)
+        if self._tokens is not None and self._tls is None and not stays_here:
             log.warning(
                 "tokens travel in clear text, and whoever listens has them: set tls_cert_file and "
-                "tls_key_file, or let a proxy on this machine speak TLS and set host to 127.0.0.1",
+                "tls_key_file, or let a proxy on this machine speak TLS, set host to 127.0.0.1 and "
+                "management_address to one of this machine",
                 host=settings.host,
+                management_address=settings.management_address,
             )
         knows_callers = self._tokens is not None or settings.tls_client_ca_file is not None
-        if not knows_callers and not is_loopback(_managed_on(settings)):
+        if not knows_callers and not managed_here:
             log.warning(
                 "whoever reaches the management address may load and unload models: set token_file or "
                 "tls_client_ca_file, or a management_address of this machine only",

@@ -18,7 +18,7 @@ from foldserve.rpc.health import MOST_WATCHERS, Health
 from foldserve.rpc.listening import listen
 from foldserve.rpc.message_first import MessageFirstPool
 from foldserve.rpc.outcome import Outcomes
-from foldserve.rpc.reader import dismiss, reading_server
+from foldserve.rpc.reader import dismiss, reading_server, silent_s
 from foldserve.rpc.reflection import MOST_LOOKING_AROUND, add_reflection
 from foldserve.rpc.security import Security
 from foldserve.rpc.servicer import InferenceServicer
@@ -38,6 +38,9 @@ LAST_WORDS_S = 1.0
 
 LAST_WAIT_S = 5.0
 """For threads that nothing ends: no run of the engine can be broken off, and the process ends anyway."""
+
+LONGEST_SILENCE_S = 30.0
+"""A thread that reads from the network comes round each second; one that has not for so long never will."""
 
 SERVER_HEALTH = ("", INFERENCE_SERVICE)
 """Health names that stand for the server as a whole; every other name is a model's."""
@@ -89,6 +92,13 @@ class GrpcServer:
     def leave(self) -> None:
         """Tell health that nothing serves any more; RPCs are taken and answered as before."""
         self._health.leave()
+
+    def not_live(self) -> str:
+        """Why only a new start would help; empty where nothing is known."""
+        silent = max(silent_s(server) for server in self._servers)
+        if silent < LONGEST_SILENCE_S:
+            return ""
+        return f"gRPC has read nothing for {silent:.0f} s"
 
     def stop(self, grace_s: float) -> None:
         """Refuse new RPCs, let the running ones finish for ``grace_s`` seconds, then end them UNAVAILABLE."""

@@ -155,7 +155,10 @@ class StreamMethods(service.GRPCInferenceServiceServicer):
 
 
 def _finish(stream: Stream) -> None:
-    threading.Thread(target=stream.finish, name="stream-finish", daemon=True).start()
+    try:
+        threading.Thread(target=stream.finish, name="stream-finish", daemon=True).start()
+    except RuntimeError:  # the system has no thread for that: the stream ends as it is
+        stream.abandon()
 
 
 def _response(request: pb.ModelInferRequest, outcome: Outcome) -> pb.ModelStreamInferResponse:

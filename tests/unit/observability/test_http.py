@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 class Service:
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.reason = ""
+        self.reason = self.dead = ""
 
     def page(self, target: str, accept: str) -> Page | None:
         if target == "/broken":
@@ -26,7 +26,14 @@ def service() -> Service:
 
 @pytest.fixture
 def url(service: Service) -> Iterator[str]:
-    with HttpServer("127.0.0.1", 0, service.metrics.registry, lambda: service.reason, service.page) as server:
+    with HttpServer(
+        "127.0.0.1",
+        0,
+        service.metrics.registry,
+        not_live=lambda: service.dead,
+        not_ready=lambda: service.reason,
+        pages=service.page,
+    ) as server:
         yield f"http://127.0.0.1:{server.port}"
 
 
