@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -16,7 +17,7 @@ import grpc
 import pytest
 from foldserve.server import Server
 from foldserve_client import Client, ClientError
-from foldserve_client.load.capacity import Probe, next_rate
+from foldserve_client.load.capacity import Probe, bounds, next_rate
 from foldserve_client.load.report import Report
 from running import EXAMPLE_MODELS, PERF_ANALYZER, ROOT, scraped
 
@@ -101,16 +102,44 @@ def test_a_ramp_rises(server: Server, tmp_path: Path) -> None:
 
 def test_a_search_follows_from_what_it_measured(server: Server, tmp_path: Path) -> None:
     report = _report(
-        server, tmp_path, "digits", "--find-capacity", "--target-p99", "30", "--rate", "400",
+        server, tmp_path, "digits", "--find-capacity", "--target-p99", "30", "--rate", "50",
         "--duration", "0.3", "--warm-up", "0.1", "--precision", "1",
     )  # fmt: skip
     assert report.capacity is not None
     probes: list[Probe] = []
     for step in report.steps:
-        assert step.level.end == next_rate(probes, 400, 1)
+        assert step.level.end == next_rate(probes, 50, 1)
         if step.generator.bottleneck is None:
-            probes.append(Probe(step.level.end, step.p99_ms is not None and step.p99_ms <= 30))
-    assert report.capacity.limited_by is not None or next_rate(probes, 400, 1) is None
+            met = step.p99_ms is not None and step.p99_ms <= 30 and step.failed_share <= 0.001
+            probes.append(Probe(step.level.end, met))
+    assert probes, "the generator was always the limit: nothing was learned of the server"
+    assert report.capacity.bounds == bounds(probes)
+    assert report.capacity.limited_by is not None or next_rate(probes, 50, 1) is None
+
+
+def test_an_interrupted_search_reports_what_it_found(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    options = ("--rate", "20", "--duration", "0.5", "--warm-up", "0", "--json", str(file))
+    search = subprocess.Popen(
+        [
+            *(CLIENT, "load", "digits", "--address", f"127.0.0.1:{server.grpc_port}"),
+            *("--find-capacity", "--target-p99", "10", *options),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with search:
+        assert search.stderr is not None
+        assert next(line for line in search.stderr if " answered, " in line).startswith("20/s")
+        search.send_signal(signal.SIGINT)
+        said, complaint = search.communicate(timeout=LONG_S)
+    assert search.returncode == 0, complaint
+    assert "the search was interrupted" in " ".join(said.split())
+    report = Report.model_validate_json(file.read_text())
+    assert report.capacity is not None
+    assert report.capacity.interrupted
+    assert report.steps
 
 
 def test_two_models_are_compared_in_turn(server: Server, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """From what was asked for on the command line to the report, on the terminal and in files."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
@@ -19,7 +19,7 @@ from foldserve_client.load.levels import Loop, Step, parse_levels, steps
 from foldserve_client.load.live import Live, Watcher
 from foldserve_client.load.mix import Share, parse_share
 from foldserve_client.load.order import Order
-from foldserve_client.load.report import Report, StepResult
+from foldserve_client.load.report import Report
 from foldserve_client.load.sides import Effort, Inputs, Side
 from foldserve_client.load.target import Target
 from foldserve_client.options import Connecting
@@ -27,7 +27,9 @@ from foldserve_client.options import Connecting
 DURATION_S = 10.0
 FIRST_RATE = "10"
 LEAST_TARGETS = 10
-"""How many times the target a search's steps must last: a queue that grows has to show."""
+LEAST_WAIT = 2
+"""A search's steps must last so many times the target, and so long that a rate which is above the capacity by
+the precision makes the last requests wait for so many times the target: a queue that grows has to show."""
 
 INTERRUPTED = 130
 SIDE = re.compile(r"((?P<address>[^/=]+:\d+)(/|$))?(?P<model>.+)?")
@@ -45,20 +47,21 @@ def carry_out(connecting: Connecting, order: Order) -> int:
         typer.secho("interrupted: nothing is reported", err=True)
         return INTERRUPTED
     Console().print(display.report(report))
-    for file, write in _files(order):
-        write(report, file)
-    return 0 if any(step.latency.count for step in report.steps) else 1
+    written = [_written(report, file, write) for file, write in _files(order)]
+    return 0 if report.answered and all(written) else 1
 
 
 def plan(order: Order) -> list[Step]:
     """The steps that were asked for; raises typer.BadParameter for options that do not go together."""
     for file, _ in _files(order):
-        _require(file.parent.is_dir(), f"{file}: there is no such folder")
+        _check_writable(file)
     loop = Loop.CLOSED if order.rate is None and not order.find_capacity else Loop.CONSTANT
     if order.poisson:
         _require(loop is not Loop.CLOSED, "--poisson is for --rate: callers send when they are answered")
         loop = Loop.POISSON
+    _require(order.callers is None or not order.find_capacity, "--find-capacity takes --rate, not --callers")
     _require(order.callers is None or loop is Loop.CLOSED, "--callers and --rate exclude each other")
+    _require(order.find_capacity or order.target_p99_ms is None, "--target-p99 goes with --find-capacity")
     duration_s = order.duration_s
     if duration_s is None and order.requests is None:
         duration_s = DURATION_S
@@ -70,10 +73,13 @@ def plan(order: Order) -> list[Step]:
     one = len(found) == 1 and found[0].level.start == found[0].level.end
     if order.find_capacity:
         _require(order.target_p99_ms is not None, "--find-capacity needs --target-p99")
-        least_s = LEAST_TARGETS * (order.target_p99_ms or 0) / 1e3
+        _require(order.requests is None, "--find-capacity takes --duration, not --requests")
+        targets = max(LEAST_TARGETS, LEAST_WAIT / order.precision)
+        least_s = targets * (order.target_p99_ms or 0) / 1e3
         _require(
             found[0].duration_s >= least_s,
-            f"--find-capacity needs a --duration of {least_s:g} s at least, ten times --target-p99",
+            f"--find-capacity needs a --duration of {least_s:g} s at least: {targets:g} times --target-p99, "
+            "for a queue that grows to show",
         )
         _require(one, "--find-capacity begins at one --rate")
         _require(order.compare is None, "--find-capacity and --compare exclude each other")
@@ -163,26 +169,35 @@ def _measure(order: Order, planned: list[Step], sides: Sequence[Side], watcher: 
         goal = runs.Goal(order.target_p99_ms, order.most_failed, order.precision)
         results, capacity = runs.find_capacity(sides[0], planned[0], goal, watcher)
         return {"kind": "capacity", "steps": tuple(results), "capacity": capacity}
-    return {"kind": "run", "steps": tuple(_until_interrupted(runs.run(sides[0], planned, watcher), watcher))}
-
-
-def _until_interrupted(results: Iterator[StepResult], watcher: Watcher) -> list[StepResult]:
-    """The steps that came to their end."""
-    finished: list[StepResult] = []
-    try:
-        for result in results:
-            finished.append(result)
-    except KeyboardInterrupt:
-        if not finished:
-            raise
-        watcher.say("interrupted: only the finished steps are reported")
-    return finished
+    return {"kind": "run", "steps": tuple(runs.run(sides[0], planned, watcher))}
 
 
 def _files(order: Order) -> list[tuple[Path, Callable[[Report, Path], None]]]:
     """The files that were asked for, and how each is written."""
     formats = ((order.json, files.write_json), (order.csv, files.write_csv), (order.html, files.write_html))
     return [(file, write) for file, write in formats if file is not None]
+
+
+def _check_writable(file: Path) -> None:
+    """Before the load: what was measured in an hour should not be lost to a wrong path."""
+    _require(file.parent.is_dir(), f"{file}: there is no such folder")
+    try:
+        is_new = not file.exists()
+        file.open("ab").close()
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be written: {error.strerror}") from None
+    if is_new:
+        file.unlink()
+
+
+def _written(report: Report, file: Path, write: Callable[[Report, Path], None]) -> bool:
+    """Whether a file could be written; the others still are where it could not."""
+    try:
+        write(report, file)
+    except OSError as error:
+        typer.secho(f"{file} is not written: {error.strerror}", fg=typer.colors.RED, err=True)
+        return False
+    return True
 
 
 def _target(connecting: Connecting) -> Target:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from foldserve_proto import grpc_service_pb2 as pb
+from numpy.typing import NDArray
 
+from foldserve_client.errors import InvalidArgument
 from foldserve_client.files import UnreadableFile, holds_arrays, read_arrays
 from foldserve_client.images import read_images
 from foldserve_client.inference import Signature
@@ -63,19 +65,15 @@ def file_requests(metadata: Metadata, path: Path, rows: int) -> Iterator[Arrays]
     """The arrays of a .npz file by input name, the one of a .npy file, or images; ``rows`` in each request.
 
     Arrays are cut along their first dimension where the model lets each of them have any length there; files
-    shorter than a request begin anew. Otherwise the file is one request. Raises LoadTestError, and
-    InvalidArgument where the model takes no images.
+    shorter than a request begin anew. Otherwise the file is one request. Raises LoadTestError.
     """
-    arrays = _read(metadata, path)
-    dynamic = {tensor.name for tensor in metadata.inputs if tensor.shape and tensor.shape[0] == -1}
-    lengths = {array.shape[:1] for array in arrays.values()}
-    if metadata.inputs and (not arrays.keys() <= dynamic or len(lengths) != 1):
-        yield arrays
-        return
-    (length,) = lengths.pop()
-    for start in range(0, max(length - rows, 0) + 1, rows):
-        chosen = np.arange(start, start + rows) % length
-        yield {name: array[chosen] for name, array in arrays.items()}
+    try:
+        if path.is_dir() or not holds_arrays(path):
+            yield from _image_requests(metadata, path, rows)
+        else:
+            yield from _array_requests(metadata, path, rows)
+    except (OSError, UnreadableFile) as error:
+        raise LoadTestError(str(error)) from None
 
 
 def described(metadata: Metadata, arrays: Arrays) -> Metadata:
@@ -89,21 +87,46 @@ def described(metadata: Metadata, arrays: Arrays) -> Metadata:
     return told
 
 
-def _read(metadata: Metadata, path: Path) -> Arrays:
-    """Everything in a file or folder, by input name."""
-    try:
-        if not path.is_dir() and holds_arrays(path):
-            loaded = read_arrays(path)
-            if isinstance(loaded, Mapping):
-                return {name: np.asarray(array) for name, array in loaded.items()}
-            return {_only_input(metadata, path): np.asarray(loaded)}
-        images = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-        if not images:
-            raise LoadTestError(f"{path} is an empty folder")
-        name = _only_input(metadata, path)
-        return {name: read_images(images, Signature(metadata).inputs[0], Preparation())}
-    except (OSError, UnreadableFile) as error:
-        raise LoadTestError(str(error)) from None
+def _array_requests(metadata: Metadata, path: Path, rows: int) -> Iterator[Arrays]:
+    loaded = read_arrays(path)
+    if not isinstance(loaded, Mapping):
+        loaded = {_only_input(metadata, path): loaded}
+    arrays = {name: np.asarray(array) for name, array in loaded.items()}
+    dynamic = {tensor.name for tensor in metadata.inputs if tensor.shape and tensor.shape[0] == -1}
+    lengths = {array.shape[:1] for array in arrays.values()}
+    if len(lengths) != 1 or () in lengths or (metadata.inputs and not arrays.keys() <= dynamic):
+        yield arrays
+        return
+    ((length,),) = lengths
+    if not length:
+        raise LoadTestError(f"{path} holds arrays without rows")
+    for chosen in _cut(length, rows):
+        yield {name: array[chosen] for name, array in arrays.items()}
+
+
+def _image_requests(metadata: Metadata, path: Path, rows: int) -> Iterator[Arrays]:
+    """Read when asked for: a folder may hold more images than are ever sent, and than fit into memory."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    images = [file for file in files if path == file or (file.is_file() and not file.name.startswith("."))]
+    if not images:
+        raise LoadTestError(f"{path} is a folder without files")
+    name = _only_input(metadata, path)
+    spec = Signature(metadata).inputs[0]
+    size = spec.shape[0] if spec.shape and spec.shape[0] != -1 else rows
+    for chosen in _cut(len(images), size):
+        try:
+            yield {name: read_images([images[index] for index in chosen], spec, Preparation())}
+        except InvalidArgument as error:
+            raise LoadTestError(
+                f"{error.details} (as for foldserve-client infer; a load test has no such options: "
+                "give it a .npz file of such images)"
+            ) from None
+
+
+def _cut(length: int, rows: int) -> Iterator[NDArray[np.intp]]:
+    """Which rows are in each request: whole requests only, the last rows that fill none are left out."""
+    for start in range(0, max(length - rows, 0) + 1, rows):
+        yield np.arange(start, start + rows) % length
 
 
 def _only_input(metadata: Metadata, path: Path) -> str:

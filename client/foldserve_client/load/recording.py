@@ -14,7 +14,7 @@ from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
 from foldserve_client.load.generator import CODES, FIELDS, NOT_SENT
-from foldserve_client.load.levels import Step
+from foldserve_client.load.levels import Loop, Step
 
 OK = 0
 LONGEST_US = 3_600_000_000
@@ -136,10 +136,16 @@ class Recorder:
 
     @property
     def measured_s(self) -> float:
-        """How long the measurement was; where requests bound it, to the last answer."""
-        if self.step.requests is None:
-            return self.step.duration_s
-        return max(min(self.last_done_s, self.step.end_s) - self.step.warm_up_s, 0.0)
+        """How long the measurement was; where requests bound it, to the last answer, or as long as they take.
+
+        N requests at a rate have N - 1 gaps between them, and stand for N / rate seconds.
+        """
+        step = self.step
+        if step.requests is None:
+            return step.duration_s
+        constant = step.loop is not Loop.CLOSED and step.level.start == step.level.end
+        due_s = step.requests / step.level.start if constant else 0.0
+        return min(max(self.last_done_s - step.warm_up_s, due_s), step.duration_s)
 
     @property
     def all_models(self) -> HdrHistogram:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from foldserve_client.load.bottleneck import verdict
 from foldserve_client.load.capacity import Bounds
-from foldserve_client.load.comparison import Ratio
+from foldserve_client.load.comparison import Ratio, turns
 from foldserve_client.load.generator import NOT_SENT
 from foldserve_client.load.levels import Level, Loop
 from foldserve_client.load.mix import Share
@@ -131,6 +131,9 @@ class Capacity(Frozen):
     limited_by: str | None
     """Why the search ended early: the generator could not send more."""
 
+    interrupted: bool = False
+    """The search was ended before it knew more."""
+
 
 class Metric(Frozen):
     """A value compared between two sides: round by round, and B over A."""
@@ -140,6 +143,7 @@ class Metric(Frozen):
     a: tuple[float, ...]
     b: tuple[float, ...]
     ratio: Ratio | None
+    """None where the two cannot be compared."""
 
 
 class Comparison(Frozen):
@@ -174,6 +178,19 @@ class Report(Frozen):
 
     capacity: Capacity | None = None
     comparison: Comparison | None = None
+
+    @property
+    def sides(self) -> tuple[tuple[StepResult, ...], ...]:
+        """The measurements of A and of B; without a comparison there is one side."""
+        if self.comparison is None:
+            return (self.steps,)
+        ordered = list(zip(turns(self.comparison.rounds), self.steps, strict=True))
+        return tuple(tuple(step for (_, side), step in ordered if side == wanted) for wanted in (0, 1))
+
+    @property
+    def answered(self) -> bool:
+        """Whether each side answered something."""
+        return all(any(step.latency.count for step in side) for side in self.sides)
 
 
 def latency(histogram: HdrHistogram) -> Latency:
@@ -211,7 +228,7 @@ def step_result(
         measured_s=measured_s,
         due_per_s=recorder.due / measured_s if measured_s else 0.0,
         answered_per_s=per_s,
-        failed_share=1 - codes[0] / recorder.due if recorder.due else 0.0,
+        failed_share=(recorder.due - codes[0]) / recorder.due if recorder.due else 0.0,
         latency=all_models,
         codes=tuple(
             Code(

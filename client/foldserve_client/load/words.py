@@ -90,6 +90,9 @@ def capacity(found: Capacity) -> str:
     failed = share(found.most_failed_share)
     goal = f"p99 within {milliseconds(found.target_p99_ms)} ms and at most {failed} failed"
     met, missed = found.bounds.met, found.bounds.missed
+    if found.interrupted:
+        above = f"; {rate(missed)}/s missed it twice" if missed is not None else ""
+        return f"at least {rate(met)}/s with {goal}{above}; the search was interrupted"
     if found.limited_by is not None:
         return f"at least {rate(met)}/s with {goal}; the generator is the limit: {found.limited_by}"
     if not met:
@@ -110,7 +113,9 @@ def ratio(metric: Metric) -> str:
 def outcome(metric: Metric) -> str:
     """Which side is better, if that is clear."""
     found = metric.ratio
-    if found is None or not found.clear:
+    if found is None:
+        return "not comparable"
+    if not found.clear:
         return "no clear difference"
     return "B is better" if (found.mean > 1) == metric.higher_is_better else "A is better"
 
@@ -127,4 +132,17 @@ def warnings(report: Report) -> list[str]:
             for parity in step.parity
             if parity.fallback
         ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found + _failing(report)))
+
+
+def _failing(report: Report) -> list[str]:
+    """The sides of a comparison that did not answer everything."""
+    found = []
+    for name, measured in zip("AB", report.sides if report.comparison else (), strict=False):
+        silent = sum(not step.latency.count for step in measured)
+        failed = fmean(step.failed_share for step in measured)
+        if silent:
+            found.append(f"{name} answered nothing in {silent} of {len(measured)} rounds")
+        elif failed:
+            found.append(f"{name} failed {share(failed)} of its requests; latencies are of the others")
+    return found

@@ -37,6 +37,8 @@ class Job:
 
     step: Step
     begin: float
+    seed: int
+    """Of arrivals at random times: the same in all processes."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Pool:
         self.size = processes
         self._connections: list[Connection] = []
         self._processes = []
+        self._steps = 0
         for index in range(processes):
             ours, theirs = context.Pipe()
             setup = Setup(target, tuple(messages), connections, timeout_s, index, processes)
@@ -111,8 +114,9 @@ class Pool:
     def run(self, step: Step) -> Iterator[Batch | Finished]:
         """Run a step; yields what the processes report, to the end of each."""
         begin = time.monotonic() + HEAD_START_S
+        self._steps += 1  # another seed for each: a rate that is measured again should not repeat its bursts
         for index, connection in enumerate(self._connections):
-            connection.send(Job(_share(step, index, self.size), begin))
+            connection.send(Job(_share(step, index, self.size), begin, self._steps))
         running: list[Connection] = list(self._connections)
         while running:
             ready = wait(running)
@@ -173,7 +177,7 @@ def _run(generator: Generator, connection: Connection, setup: Setup, job: Job) -
         if step.loop is Loop.CLOSED:
             generator.closed(callers(step)[setup.index :: setup.processes])
         else:
-            generator.open(islice(arrivals(step), setup.index, None, setup.processes), step.end_s)
+            generator.open(islice(arrivals(step, job.seed), setup.index, None, setup.processes), step.end_s)
         generator.finish()
     connection.send(Finished(generator.failures))
 

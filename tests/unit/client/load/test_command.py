@@ -2,21 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import typer
-from foldserve_client.load.carry_out import _until_interrupted, parse_data, parse_shapes, parse_side
+from foldserve_client.load.carry_out import parse_data, parse_shapes, parse_side
 from foldserve_client.load.command import register
 from foldserve_client.load.mix import Share
-from foldserve_client.load.report import StepResult
 from foldserve_proto import grpc_service_pb2 as pb
 from typer.testing import CliRunner, Result
 from unit.client.echo import EchoServicer
-from unit.client.load.outcomes import result
 
 NO_METRICS = ("--metrics-url", "http://127.0.0.1:1/metrics")
 
@@ -40,12 +37,25 @@ def _load(address: str, *arguments: str) -> Result:
         (["echo", "--poisson"], 2, "--poisson is for --rate"),
         (["echo", "--rate", "1..5", "--requests", "5"], 2, "a ramp needs --duration"),
         (["echo", "--find-capacity"], 2, "needs --target-p99"),
-        (["echo", "--find-capacity", "--target-p99", "2000"], 2, "20 s at least"),
+        (
+            ["echo", "--find-capacity", "--target-p99", "2000", "--precision", "1"],
+            2,
+            "20 s at least: 10 times",
+        ),
+        (["echo", "--find-capacity", "--target-p99", "300"], 2, "12 s at least: 40 times"),
+        (["echo", "--find-capacity", "--target-p99", "1", "--requests", "9"], 2, "takes --duration"),
+        (
+            ["echo", "--find-capacity", "--target-p99", "1", "--callers", "4"],
+            2,
+            "takes --rate, not --callers",
+        ),
+        (["echo", "--target-p99", "1"], 2, "goes with --find-capacity"),
         (["echo", "--find-capacity", "--target-p99", "1", "--rate", "1,2"], 2, "begins at one --rate"),
         (["--find-capacity", "--target-p99", "1", "--compare", "a", "b"], 2, "exclude each other"),
         (["echo", "--compare", "a:1", "b:2", "--rate", "1,2"], 2, "one level"),
         (["--compare", "a:1", "b:2"], 2, "needs a model"),
         (["echo", "--json", "no/such/folder.json"], 2, "no such folder"),
+        (["echo", "--html", "x" * 300], 2, "cannot be written: File name too long"),
         (["echo", *NO_METRICS, *NO_METRICS], 2, "goes here 1 times"),
         ([], 2, "name a model"),
     ],
@@ -96,26 +106,28 @@ def test_a_token_and_the_data_go_with_every_request(
     assert values == [0, 4, 0, 4]
 
 
-def test_an_interrupt_keeps_the_steps_that_ended() -> None:
-    said: list[str] = []
+def test_a_side_that_answers_nothing_is_no_success(address: str, echo: EchoServicer) -> None:
+    echo.failures["pair"] = (grpc.StatusCode.UNAVAILABLE, "no")
+    ran = _load(address, "--compare", "echo", "pair", "--requests", "5", "--rounds", "2", "--warm-up", "0")
+    assert ran.exit_code == 1
+    assert ran.output.count("not comparable") == 6
+    assert "B answered nothing in 2 of 2 rounds" in ran.output
 
-    class Watcher:
-        def begin(self, *_: object) -> None: ...
 
-        def see(self, *_: object) -> None: ...
+def test_a_file_that_cannot_be_written_does_not_cost_the_others(address: str, tmp_path: Path) -> None:
+    files = ("--json", "/dev/full", "--csv", str(tmp_path / "report.csv"))
+    ran = _load(address, "echo", "--requests", "5", "--warm-up", "0", *files)
+    assert ran.exit_code == 1
+    assert "/dev/full is not written: No space left on device" in ran.output
+    assert len((tmp_path / "report.csv").read_text().splitlines()) == 2
 
-        def say(self, text: str) -> None:
-            said.append(text)
 
-    def steps(count: int) -> Iterator[StepResult]:
-        for _ in range(count):
-            yield result()
-        raise KeyboardInterrupt
-
-    assert len(_until_interrupted(steps(2), Watcher())) == 2
-    assert said == ["interrupted: only the finished steps are reported"]
-    with pytest.raises(KeyboardInterrupt):
-        _until_interrupted(steps(0), Watcher())
+def test_a_test_that_fails_leaves_no_empty_file(address: str, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("kept")
+    ran = _load(address, "nothing", "--json", str(tmp_path / "new"), "--csv", str(tmp_path / "old"))
+    assert ran.exit_code == 1
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "old").read_text() == "kept"
 
 
 @pytest.mark.parametrize(

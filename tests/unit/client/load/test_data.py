@@ -106,6 +106,39 @@ def test_images_are_made_to_fit_the_model(tmp_path: Path) -> None:
     assert np.array_equal(one["images"], white)
 
 
+def test_images_are_read_when_they_are_needed(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("L", (8, 8)).save(tmp_path / f"{number}.png")
+    (tmp_path / ".DS_Store").write_text("no image")
+    (tmp_path / "labels.txt").write_text("no image")
+    made = file_requests(IMAGES, tmp_path, rows=1)
+    for _ in range(3):
+        next(made)
+    with pytest.raises(LoadTestError, match=r"labels\.txt"):
+        next(made)
+    (four,) = file_requests(_metadata(("images", "FP32", [2, 1, 8, 8])), tmp_path / "1.png", rows=1)
+    assert four["images"].shape == (2, 1, 8, 8)
+
+
+def test_images_of_different_sizes_go_into_different_requests(tmp_path: Path) -> None:
+    metadata = _metadata(("images", "FP32", [-1, 1, -1, -1]))
+    for number, size in enumerate(((8, 8), (9, 7))):
+        Image.new("L", size).save(tmp_path / f"{number}.png")
+    made = [arrays["images"].shape for arrays in file_requests(metadata, tmp_path, rows=1)]
+    assert made == [(1, 1, 8, 8), (1, 1, 7, 9)]
+    with pytest.raises(LoadTestError, match=r"1\.png is 9 × 7 pixels.*a load test has no such options"):
+        list(file_requests(metadata, tmp_path, rows=2))
+    ambiguous = _metadata(("images", "FP32", [-1, 3, 8, 3]))
+    with pytest.raises(LoadTestError, match=r"channels first or last.*a load test has no such options"):
+        list(file_requests(ambiguous, tmp_path, rows=1))
+
+
+def test_arrays_that_hold_nothing_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((0, 1, 8, 8), np.float32))
+    with pytest.raises(LoadTestError, match="without rows"):
+        list(file_requests(IMAGES, tmp_path / "x.npy", rows=1))
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_text("no archive")
     (tmp_path / "empty").mkdir()

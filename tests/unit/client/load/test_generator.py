@@ -159,7 +159,18 @@ def test_processes_share_a_mix_a_bound_and_the_wish_for_more(address: str, echo:
     assert 15 < names.count("other") < 85
 
 
-def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_times_are_others_when_a_rate_is_measured_again(address: str, echo: EchoServicer) -> None:
+    step = Step(Loop.POISSON, Level(500, 500), 0.0, LONG_S, requests=20)
+    dues = []
+    with Pool(Target(address), [_messages(echo)], timeout_s=LONG_S) as pool:
+        for _ in range(2):
+            batches = [report for report in pool.run(step) if not isinstance(report, Finished)]
+            dues.append(sorted(due for batch in batches for due in Outcomes.read(batch.outcomes).due))
+    assert len(dues[0]) == len(dues[1]) == 20
+    assert dues[0] != dues[1]
+
+
+def test_a_server_that_is_not_there_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator_module, "CONNECT_S", 0.1)
     with pytest.raises(grpc.FutureTimeoutError):
         Generator(Target("127.0.0.1:1"), _request("echo"), 1, LONG_S)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from foldserve_client.load.generator import NOT_SENT
 from foldserve_client.load.levels import Level, Loop, Step
+from foldserve_client.load.mix import Share
 from foldserve_client.load.recording import Recorder, cpu_share, histogram, interval_s, record
-from foldserve_client.load.report import code_name, latency
+from foldserve_client.load.report import StepResult, code_name, latency, step_result
+from foldserve_client.load.runs import Goal, keeps
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.client.load.outcomes import outcomes, result
@@ -80,6 +82,37 @@ def test_a_bound_on_requests_ends_the_measurement_with_the_last_answer() -> None
     recorder = _recorder(Step(Loop.CLOSED, Level(1, 1), 1.0, math.inf, requests=2))
     recorder.add(0, 3.5, 1.0, outcomes((1.0, 1.0, 1.5, 0, 0), (1.5, 1.5, 2.25, 0, 0)))
     assert recorder.measured_s == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize(
+    ("last_done_s", "measured_s"),
+    [(1.081, 0.1), (1.5, 0.5), (9.0, 2.0)],
+    ids=["keeps up", "slow", "too slow"],
+)
+def test_requests_at_a_rate_last_as_many_gaps(last_done_s: float, measured_s: float) -> None:
+    recorder = _recorder(Step(Loop.CONSTANT, Level(50, 50), 1.0, 2.0, requests=5))
+    dues = (1.0, 1.02, 1.04, 1.06)
+    recorder.add(
+        0,
+        9.0,
+        1.0,
+        outcomes(*((due, due, due + 0.001, 0, 0) for due in dues), (1.08, 1.08, last_done_s, 0, 0)),
+    )
+    assert recorder.measured_s == pytest.approx(measured_s)
+
+
+@pytest.mark.parametrize("count", [1000, 2000, 3000, 7000])
+def test_as_many_failures_as_may_be_are_not_too_many(count: int) -> None:
+    def measured(failed: int) -> StepResult:
+        recorder = _recorder()
+        due = [(1.0, 1.0, 1.001, 0, 14 if number < failed else 0) for number in range(count)]
+        recorder.add(0, 3.5, 1.0, outcomes(*due))
+        recorder.finish()
+        return step_result(recorder, [(Share("digits"), 300.0)], {}, None, [])
+
+    goal = Goal(p99_ms=100, most_failed_share=0.001, precision=0.05)
+    assert keeps(measured(count // 1000), goal)
+    assert not keeps(measured(count // 1000 + 1), goal)
 
 
 @given(
