@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -24,10 +23,10 @@ from foldserve_client.connection import (
     Deadline,
     Tls,
 )
-from foldserve_client.errors import ClientError, Unavailable
+from foldserve_client.errors import CLOSED, Cancelled, ClientError, Unavailable
 from foldserve_client.inference import Asked, InferResult, Inputs, Parameter
 from foldserve_client.inferring import ClassScore, Inferring
-from foldserve_client.regions import Regions
+from foldserve_client.regions import UNREGISTER_S, Regions
 from foldserve_client.steps import AT_ONCE, Call, Exchange, Pause, Stubs, Together
 from foldserve_client.streaming import DEFAULT_WINDOW, Event, StreamAnswer, Window
 
@@ -36,8 +35,8 @@ Result = TypeVar("Result")
 WRITE_FAILED = "Internal error from Core"
 """What gRPC says instead of the server's status where that came while it was writing."""
 
-UNREGISTER_S = 2.0
-"""Longest that closing waits for the server to forget shared memory."""
+END: Any = object()
+"""No input is this."""
 
 
 class AsyncClient(AsyncControl):
@@ -61,6 +60,8 @@ class AsyncClient(AsyncControl):
     ) -> None:
         """Connect with the first call; raises ValueError for arguments that cannot work.
 
+        Made where an event loop runs, for that loop: raises RuntimeError elsewhere.
+
         ``addresses`` is ``"host:port"``, ``"unix:/path"`` or a list of ``"host:port"``, which take turns and
         are left out while they do not serve; with ``"dns:///host:port"`` all addresses of that name take
         turns. ``token`` goes with every request. ``retries`` counts further tries of a request that only asks
@@ -71,6 +72,10 @@ class AsyncClient(AsyncControl):
         connection = Connection.to(addresses, tls=tls, token=token, compression=compression, retries=retries)
         if shared_memory and connection.takes_turns:
             raise ValueError("shared memory is for one server: give one address")
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("make an AsyncClient inside a coroutine: it is for one event loop") from None
         self._connection = connection
         self._channel = (
             grpc.aio.insecure_channel(connection.target, connection.options)
@@ -83,6 +88,7 @@ class AsyncClient(AsyncControl):
         self._regions = Regions() if shared_memory else None
         self._inferring = Inferring(connection.retries, self._regions)
         self._timeout_s = timeout_s
+        self._is_closed = False
 
     async def infer(
         self,
@@ -126,12 +132,14 @@ class AsyncClient(AsyncControl):
     ) -> AsyncIterator[StreamAnswer]:
         """Run a model many times over one stream, each time on the next of ``inputs``.
 
-        ``inputs`` is read no faster than so that at most ``window`` requests are sent or answered but not yet
-        taken. Answers come in the order of the inputs; with ``ordered=False`` as they are ready. A request
-        that fails has its error in its answer and ends nothing; the stream ends with an exception where the
-        connection or ``inputs`` fails. Its requests are called ``<request_id>/0`` and so on. ``timeout_s`` is
-        for the whole stream, without limit unless given.
+        ``inputs`` is read, by another thread where it is not asynchronous, no faster than so that at most
+        ``window`` requests are sent or answered but not yet taken. Answers come in the order of the inputs;
+        with ``ordered=False`` as they are ready. A request that fails has its error in its answer and ends
+        nothing; the stream ends with an exception where the connection or ``inputs`` fails. Its requests are
+        called ``<request_id>/0`` and so on. ``timeout_s`` is for the whole stream, without limit unless
+        given.
         """
+        deadline = Deadline.after(timeout_s)
         signature = await self._run(self._inferring.signature(model, version), timeout_s)
         requests = Window(
             signature, Asked(version, outputs, request_id, parameters or {}), window, ordered=ordered
@@ -164,9 +172,15 @@ class AsyncClient(AsyncControl):
             except grpc.RpcError as error:
                 ended = Unavailable("the server ended the stream while a request was on its way")
                 events.put_nowait(ended if error.details() == WRITE_FAILED else self._connection.error(error))
+            except asyncio.CancelledError:
+                events.put_nowait(Cancelled(CLOSED))  # or nobody listens any more
+            except Exception as error:  # an answer that cannot be read must end the stream, not this task
+                events.put_nowait(error)
 
         call = self._open_stream(
-            timeout=timeout_s, metadata=self._connection.metadata, compression=self._connection.compression
+            timeout=deadline.remaining(),
+            metadata=self._connection.metadata,
+            compression=self._connection.compression,
         )
         tasks = [asyncio.create_task(write()), asyncio.create_task(read())]
         try:
@@ -208,10 +222,12 @@ class AsyncClient(AsyncControl):
         return await self._run(self._inferring.metadata(model, version), timeout_s)
 
     async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the connection; calls in flight are cancelled, later ones refused."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         if self._regions is not None:
-            with suppress(ClientError):
-                await self._run(self._regions.unregister(), UNREGISTER_S)
+            await self._carry_out(self._regions.unregister(), Deadline.after(UNREGISTER_S))
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -226,8 +242,16 @@ class AsyncClient(AsyncControl):
         await self.close()
 
     async def _run(self, exchange: Exchange[Result], timeout_s: float | None) -> Result:
+        if self._is_closed:
+            raise Cancelled(CLOSED)
         deadline = Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
-        return await self._carry_out(exchange, deadline)
+        try:
+            return await self._carry_out(exchange, deadline)
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            task = asyncio.current_task()
+            if self._is_closed and (task is None or not task.cancelling()):
+                raise Cancelled(CLOSED) from None  # gRPC's cancellation, not the caller's
+            raise
 
     async def _carry_out(self, exchange: Exchange[Result], deadline: Deadline) -> Result:
         try:
@@ -286,6 +310,7 @@ async def _each(items: Iterable[Result] | AsyncIterable[Result]) -> AsyncIterato
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item
-    else:
-        for item in items:
-            yield item
+        return
+    iterator = iter(items)
+    while (item := await asyncio.to_thread(next, iterator, END)) is not END:
+        yield item

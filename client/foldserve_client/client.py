@@ -3,8 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -28,18 +27,15 @@ from foldserve_client.connection import (
     Tls,
 )
 from foldserve_client.control import Control
-from foldserve_client.errors import ClientError
+from foldserve_client.errors import CLOSED, Cancelled, ClientError
 from foldserve_client.inference import Asked, InferResult, Inputs, Parameter
 from foldserve_client.inferring import ClassScore, Inferring
-from foldserve_client.regions import Regions
+from foldserve_client.regions import UNREGISTER_S, Regions
 from foldserve_client.steps import AT_ONCE, Call, Exchange, Pause, Stubs, Together
 from foldserve_client.streaming import DEFAULT_WINDOW, Event, StreamAnswer, Window
 
 Response = TypeVar("Response")
 Result = TypeVar("Result")
-
-UNREGISTER_S = 2.0
-"""Longest that closing waits for the server to forget shared memory."""
 
 
 class Client(Control):
@@ -85,6 +81,7 @@ class Client(Control):
         self._timeout_s = timeout_s
         self._workers: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def infer(
         self,
@@ -137,6 +134,7 @@ class Client(Control):
         ...     [answer.result.output.argmax() for answer in client.stream("digits", images[:3, None])]
         [np.int64(8), np.int64(2), np.int64(9)]
         """
+        deadline = Deadline.after(timeout_s)
         signature = self._run(self._inferring.signature(model, version), timeout_s)
         requests = Window(
             signature, Asked(version, outputs, request_id, parameters or {}), window, ordered=ordered
@@ -168,9 +166,11 @@ class Client(Control):
                 events.put(None)
             except grpc.RpcError as error:
                 events.put(self._connection.error(error))
+            except Exception as error:  # an answer that cannot be read must end the stream, not this thread
+                events.put(error)
 
         call = self._stubs.inference.ModelStreamInfer(
-            write(), timeout_s, self._connection.metadata, compression=self._connection.compression
+            write(), deadline.remaining(), self._connection.metadata, compression=self._connection.compression
         )
         threading.Thread(target=read, name="foldserve-client-stream", daemon=True).start()
         try:
@@ -216,10 +216,12 @@ class Client(Control):
         return self._run(self._inferring.metadata(model, version), timeout_s)
 
     def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the connection; calls in flight are cancelled, later ones refused."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         if self._regions is not None:
-            with suppress(ClientError):
-                self._run(self._regions.unregister(), UNREGISTER_S)
+            self._carry_out(self._regions.unregister(), Deadline.after(UNREGISTER_S))
         if self._workers is not None:
             self._workers.shutdown(wait=False, cancel_futures=True)
         self._channel.close()
@@ -236,8 +238,15 @@ class Client(Control):
         self.close()
 
     def _run(self, exchange: Exchange[Result], timeout_s: float | None) -> Result:
+        if self._is_closed:
+            raise Cancelled(CLOSED)
         deadline = Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
-        return self._carry_out(exchange, deadline)
+        try:
+            return self._carry_out(exchange, deadline)
+        except (ValueError, RuntimeError, CancelledError):  # gRPC's and the workers' ways to say so
+            if self._is_closed:
+                raise Cancelled(CLOSED) from None
+            raise
 
     def _carry_out(self, exchange: Exchange[Result], deadline: Deadline) -> Result:
         try:

@@ -76,9 +76,11 @@ def infer(
 ) -> None:
     """Run a model on arrays, or on images, in files."""
     from foldserve_client import infer_command as work
-    from foldserve_client.files import UnreadableFile, write_arrays
+    from foldserve_client.files import UnreadableFile, check_npz, write_arrays
 
     try:
+        if save is not None:
+            check_npz(save)
         preparation = work.preparation(size=size, fit=fit, layout=layout, scale=scale, mean=mean, std=std)
         arrays = work.arrays_in(files)
         task = work.Task(model, version, tuple(files), arrays, tuple(output or ()), preparation, top, labels)
@@ -89,7 +91,11 @@ def infer(
         elif save is None:
             show_result(answer, as_json=as_json)
         else:
-            write_arrays(save, answer)
+            try:
+                write_arrays(save, answer)
+            except OSError as error:
+                typer.echo(f"{save} cannot be written: {error.strerror}", err=True)
+                raise typer.Exit(1) from None
             print(f"wrote {', '.join(answer)} to {save}")
     except UnreadableFile as error:
         raise typer.BadParameter(str(error)) from None

@@ -118,6 +118,10 @@ class Connection:
         listed = [addresses] if isinstance(addresses, str) else list(addresses)
         if not listed:
             raise ValueError("a client needs an address, such as 'localhost:8001'")
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ValueError("the token has characters that no header may have, such as a line's end")
+        if compression is not None and compression not in _COMPRESSION:
+            raise ValueError(f"compression is '{compression}'; {' and '.join(_COMPRESSION)} are possible")
         if not 0 <= retries <= MOST_RETRIES:
             raise ValueError(f"retries is {retries}; 0 to {MOST_RETRIES} are possible")
         for address in listed:

@@ -10,8 +10,8 @@ CONNECTING = ("failed to connect to all addresses", "connections to all backends
 """How gRPC's texts begin where no connection came about; others are the server's own."""
 
 
-LATE = "Deadline Exceeded"
-"""gRPC's text where the caller's time is up; a server that gives up by itself has one of its own."""
+LATE = ("Deadline Exceeded", "Stream removed (Deadline Exceeded)")
+"""gRPC's texts where the caller's time is up; a server that gives up by itself has one of its own."""
 
 
 class Cause(NamedTuple):
@@ -69,7 +69,7 @@ CAUSES = (
 
 def explained(details: str, address: str, *, tls: bool) -> str:
     """gRPC's text about a failed connection with its likely cause in front; a server's texts as they are."""
-    if details == LATE:
+    if details in LATE:
         return f"{address} did not answer within the timeout"
     if not details.startswith(CONNECTING):
         return details

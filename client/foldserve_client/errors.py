@@ -19,6 +19,9 @@ from typing import ClassVar
 
 import grpc
 
+CLOSED = "the client is closed"
+"""The text of the errors of a client that is."""
+
 
 class ClientError(Exception):
     """Base of all errors of the client: a gRPC status code and a text that says what was wrong."""

@@ -1,5 +1,6 @@
 """Inputs and outputs of commands in files: ``.npy``, ``.npz``, images, labels."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -32,10 +33,16 @@ def read_arrays(file: Path) -> Inputs:
             raise UnreadableFile(f"{file} cannot be read: {error}") from None
 
 
-def write_arrays(file: Path, result: InferResult) -> None:
-    """Outputs as ``.npz``; raises UnreadableFile for what no ``.npz`` can hold."""
+def check_npz(file: Path) -> None:
+    """Raise UnreadableFile for a name that no ``.npz`` can be written under; work comes after this."""
     if file.suffix != ".npz":
         raise UnreadableFile(f"--save {file}: end its name in .npz")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UnreadableFile(f"--save {file}: it cannot be written there; is there such a folder?")
+
+
+def write_arrays(file: Path, result: InferResult) -> None:
+    """Outputs as ``.npz``; raises UnreadableFile for what no ``.npz`` can hold."""
     for name, array in result.items():
         if array.dtype.kind in "OV":
             raise UnreadableFile(

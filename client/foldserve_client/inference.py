@@ -11,7 +11,7 @@ from foldserve_proto import grpc_service_pb2 as pb
 from numpy.typing import ArrayLike
 
 from foldserve_client.errors import Internal, InvalidArgument
-from foldserve_client.tensors import Array, decode, dtype_of, encode
+from foldserve_client.tensors import Array, decode, decode_typed, dtype_of, encode
 
 Inputs: TypeAlias = ArrayLike | Mapping[str, ArrayLike]
 """One array for a model with one input, or arrays by name; anything with ``__array__`` is an array, too."""
@@ -39,16 +39,18 @@ class InferResult(Mapping[str, Array]):
         ``elsewhere`` has the arrays of outputs that are not in the response.
         """
         raws = response.raw_output_contents
-        if len(raws) != len(response.outputs):
+        if raws and len(raws) != len(response.outputs):
             raise Internal(f"the response has {len(raws)} raw contents for {len(response.outputs)} outputs")
         self.model_name = response.model_name
         self.model_version = response.model_version
         self.request_id = response.id
         self._outputs: dict[str, Array] = {}
-        for tensor, raw in zip(response.outputs, raws, strict=True):
+        for index, tensor in enumerate(response.outputs):
             array = elsewhere(tensor) if elsewhere is not None else None
-            if array is None:
-                array = decode(tensor.name, tensor.datatype, tensor.shape, raw)
+            if array is None and raws:
+                array = decode(tensor.name, tensor.datatype, tensor.shape, raws[index])
+            elif array is None:
+                array = decode_typed(tensor.name, tensor.datatype, tensor.shape, tensor.contents)
             self._outputs[tensor.name] = array
 
     def with_outputs(self, outputs: dict[str, Array]) -> "InferResult":
@@ -138,6 +140,8 @@ class Signature:
 
     def request(self, asked: Asked) -> pb.ModelInferRequest:
         """A request without inputs; raises InvalidArgument for an unknown output or a strange parameter."""
+        if isinstance(asked.outputs, str):
+            raise InvalidArgument(f"outputs is a text; write outputs=['{asked.outputs}']")
         request = pb.ModelInferRequest(model_name=self.name, model_version=asked.version, id=asked.request_id)
         for name in asked.outputs or ([spec.name for spec in self.outputs] if asked.classes else ()):
             self._require_known("output", name, self.outputs)
@@ -225,8 +229,8 @@ def _parameter(name: str, value: Parameter) -> pb.InferParameter:
     match value:
         case bool():
             return pb.InferParameter(bool_param=value)
-        case int() if -(2**63) <= value < 2**63:
-            return pb.InferParameter(int64_param=value)
+        case int() | np.integer() if -(2**63) <= value < 2**63:
+            return pb.InferParameter(int64_param=int(value))
         case float():
             return pb.InferParameter(double_param=value)
         case str():

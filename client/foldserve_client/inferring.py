@@ -130,24 +130,27 @@ class Inferring:
     def _max_batch_size(self, signature: Signature, version: str) -> Exchange[int]:
         """Most rows of a run; servers that do not tell are sent whole batches."""
         key = signature.name, version
-        if key not in self._max_batch_sizes:
+        size = self._max_batch_sizes.get(key)
+        if size is None:  # other threads forget it as they read the metadata anew
             request = pb.ModelConfigRequest(name=signature.name, version=version)
             try:
                 response = yield from Call(lambda stubs: stubs.inference.ModelConfig, request)
             except (Unimplemented, PermissionDenied):
-                self._max_batch_sizes[key] = UNLIMITED
+                size = UNLIMITED
             else:
-                self._max_batch_sizes[key] = response.config.max_batch_size
-        return self._max_batch_sizes[key]
+                size = response.config.max_batch_size
+            self._max_batch_sizes[key] = size
+        return size
 
 
 def _with_nearest(model: str, error: NotFound) -> Exchange[NotFound]:
-    """The error, with the name that was probably meant."""
+    """The error, with the name that was probably meant; a name that there is lacks a version."""
     try:
         index = yield from Call(lambda stubs: stubs.inference.RepositoryIndex, pb.RepositoryIndexRequest())
     except ClientError:
         return error
-    near = get_close_matches(model, {one.name for one in index.models} - {model}, n=1)
+    names = {one.name for one in index.models}
+    near = [] if model in names else get_close_matches(model, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return NotFound(error.details + hint, model=model)
 

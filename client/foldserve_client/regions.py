@@ -10,6 +10,7 @@ import os
 import secrets
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import numpy as np
 from foldserve_proto import grpc_service_pb2 as pb
 
 from foldserve_client.errors import (
+    ClientError,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -24,6 +26,7 @@ from foldserve_client.errors import (
     Unimplemented,
 )
 from foldserve_client.inference import InferResult, Signature, Spec
+from foldserve_client.splitting import rows_of
 from foldserve_client.steps import MODEL_INFER, Call, Exchange
 from foldserve_client.tensors import Array, dtype_of
 
@@ -35,6 +38,9 @@ OBJECTS = Path("/dev/shm")
 
 LEAST_BYTES = 64 << 10
 """Smaller requests travel in the message: both ways cost the same there."""
+
+UNREGISTER_S = 2.0
+"""Longest that closing a client waits for the server to forget its regions."""
 
 ALIGNMENT = 64
 REGION, OFFSET, BYTE_SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
@@ -79,7 +85,14 @@ class Regions:
     def __init__(self) -> None:
         self._free: list[Region] = []
         self._names: set[str] = set()
-        self._abandoned: list[str] = []
+        """All that the server may have: a call that failed here may have been done there."""
+
+        self._abandoned: set[str] = set()
+        """Those of them that no request will use again."""
+
+        self._unsized: set[str] = set()
+        """Models whose outputs turned out larger than the number of rows says."""
+
         self._lock = threading.Lock()
 
     def infer(
@@ -88,32 +101,45 @@ class Regions:
         """Send a request without inputs, and ``arrays`` in shared memory; what is small goes by message.
 
         A server that was started anew does not know the region; the request is sent once more with another.
+        It is sent once more, too, with the outputs by message where the server refuses it: one of them may
+        not fit its place.
         """
         if sum(array.nbytes for array in arrays) < LEAST_BYTES or any(a.dtype.hasobject for a in arrays):
             message = signature.with_contents(request, arrays)
             return InferResult((yield from Call(MODEL_INFER, message)))
         bare = pb.ModelInferRequest()
         bare.CopyFrom(request)
+        sized = [] if signature.name in self._unsized else _known_outputs(signature, request, arrays)
         try:
-            return (yield from self._infer(signature, request, arrays))
+            return (yield from self._infer(signature, request, arrays, sized))
         except NotFound as error:
             if "shared memory region" not in error.details:
                 raise
-        with self._lock:
-            self._free.clear()
-        return (yield from self._infer(signature, bare, arrays))
+            with self._lock:
+                self._free.clear()
+        except InvalidArgument:
+            if not sized:
+                raise
+            result = yield from self._infer(signature, bare, arrays, [])
+            self._unsized.add(signature.name)
+            return result
+        return (yield from self._infer(signature, bare, arrays, sized))
 
     def unregister(self) -> Exchange[None]:
         """Have the server forget all regions; what it still uses lasts until then."""
         with self._lock:
             self._free.clear()
-            self._abandoned = sorted(self._names)
+            self._abandoned.update(self._names)
         yield from self._unregister_abandoned()
 
     def _infer(
-        self, signature: Signature, request: pb.ModelInferRequest, arrays: Sequence[Array]
+        self,
+        signature: Signature,
+        request: pb.ModelInferRequest,
+        arrays: Sequence[Array],
+        outputs: Sequence[tuple[str, int]],
     ) -> Exchange[InferResult]:
-        outputs = _known_outputs(signature, request, arrays)
+        """Send it with room for these outputs, (name, bytes), in the region."""
         byte_sizes = [array.nbytes for array in arrays] + [size for _, size in outputs]
         offsets = _offsets(byte_sizes)
         region = yield from self._take(offsets[-1])
@@ -145,7 +171,7 @@ class Regions:
                 if is_free:
                     self._free.append(region)
                 else:  # the server may still be writing to it
-                    self._abandoned.append(region.name)
+                    self._abandoned.add(region.name)
         return result
 
     def _take(self, byte_size: int) -> Exchange[Region]:
@@ -162,25 +188,37 @@ class Regions:
         request = pb.SystemSharedMemoryRegisterRequest(
             name=region.name, key=f"/{region.name}", byte_size=region.byte_size
         )
+        with self._lock:
+            self._names.add(region.name)
         try:
             yield from Call(lambda stubs: stubs.inference.SystemSharedMemoryRegister, request)
         except Unimplemented as error:
+            self._forget(region.name)
             raise FailedPrecondition(
                 f"the server takes no tensors in shared memory: {error.details}"
             ) from None
+        except BaseException:  # a coroutine that is cancelled closes the exchange
+            with self._lock:
+                self._abandoned.add(region.name)
+            raise
         finally:
             region.unlink()
-        with self._lock:
-            self._names.add(region.name)
         return region
 
     def _unregister_abandoned(self) -> Exchange[None]:
+        """Have the server forget them; those that it does not hear of now, it does another time."""
         with self._lock:
-            names, self._abandoned = self._abandoned, []
-            self._names.difference_update(names)
-        for name in names:
-            request = pb.SystemSharedMemoryUnregisterRequest(name=name)
-            yield from Call(lambda stubs: stubs.inference.SystemSharedMemoryUnregister, request)
+            names = sorted(self._abandoned)
+        with suppress(ClientError):
+            for name in names:
+                request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+                yield from Call(lambda stubs: stubs.inference.SystemSharedMemoryUnregister, request)
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._abandoned.discard(name)
+            self._names.discard(name)
 
 
 def _known_outputs(
@@ -192,18 +230,17 @@ def _known_outputs(
     asked = {output.name for output in request.outputs}
     known = []
     for spec in signature.outputs:
-        shape = _known_shape(spec, arrays)
+        shape = _known_shape(signature, spec, arrays)
         if (not asked or spec.name in asked) and shape is not None and not dtype_of(spec.datatype).hasobject:
             known.append((spec.name, int(np.prod(shape)) * dtype_of(spec.datatype).itemsize))
     return known
 
 
-def _known_shape(spec: Spec, arrays: Sequence[Array]) -> tuple[int, ...] | None:
-    rows = {len(array) for array in arrays if array.ndim}
+def _known_shape(signature: Signature, spec: Spec, arrays: Sequence[Array]) -> tuple[int, ...] | None:
     if -1 not in spec.shape:
         return spec.shape
-    if spec.shape[0] == -1 and -1 not in spec.shape[1:] and len(rows) == 1:
-        return (rows.pop(), *spec.shape[1:])
+    if (rows := rows_of(signature, arrays)) and -1 not in spec.shape[1:]:
+        return (rows, *spec.shape[1:])
     return None
 
 

@@ -72,12 +72,14 @@ class Window:
         """There are no more inputs."""
         self._has_all = True
 
-    def answer(self, response: pb.ModelStreamInferResponse) -> StreamAnswer | Internal:
+    def answer(self, response: pb.ModelStreamInferResponse) -> StreamAnswer | ClientError:
         """What a response of the server says; an error where it belongs to no request."""
         answered = response.infer_response
         identity = answered.id
         prefix, _, number = identity.rpartition("/")
         if prefix != self._prefix or not number.isdecimal():
+            if response.error_message:
+                return ClientError(response.error_message, model=self._signature.name)
             return Internal(f"the server answered a request '{identity}' that is not of this stream")
         if response.error_message:
             error = ClientError(response.error_message, model=self._signature.name, request_id=identity)

@@ -1,4 +1,4 @@
-"""Tensors as raw contents: numpy arrays to little-endian bytes and back.
+"""Tensors as raw contents: numpy arrays to little-endian bytes and back; and from typed contents.
 
 FP16 is numpy's float16, BF16 is ml_dtypes' bfloat16 (the extra ``bf16``), BYTES are object arrays of
 ``bytes``; in raw form each BYTES element is preceded by its length as 4 bytes, little endian.
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from foldserve_proto import grpc_service_pb2 as pb
 from numpy.typing import NDArray
 
 from foldserve_client.errors import Internal, InvalidArgument, Unimplemented
@@ -31,6 +32,22 @@ _DTYPES = {
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype(np.object_),
 }
+
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Where InferTensorContents has the elements of each datatype; FP16 and BF16 exist only as raw contents."""
 
 
 def dtype_of(datatype: str) -> np.dtype[Any]:
@@ -72,6 +89,23 @@ def decode(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Array:
         if len(raw) % dtype.itemsize:
             raise Internal(f"output '{name}': {len(raw)} bytes are not a whole number of {datatype} elements")
         array = np.frombuffer(raw, dtype)
+    return _shaped(name, datatype, shape, array)
+
+
+def decode_typed(name: str, datatype: str, shape: Sequence[int], contents: pb.InferTensorContents) -> Array:
+    """The array in typed contents, read-only; raises Internal where they do not fit datatype and shape."""
+    dtype = dtype_of(datatype)
+    if datatype not in _CONTENTS:
+        raise Internal(f"output '{name}': {datatype} without raw contents")
+    try:
+        array = np.array(list(getattr(contents, _CONTENTS[datatype])), dtype)
+    except OverflowError as error:
+        raise Internal(f"output '{name}': {error}") from None
+    array.flags.writeable = False
+    return _shaped(name, datatype, shape, array)
+
+
+def _shaped(name: str, datatype: str, shape: Sequence[int], array: Array) -> Array:
     if array.size != math.prod(shape):
         raise Internal(f"output '{name}': {array.size} {datatype} elements do not fill shape {list(shape)}")
     return array.reshape(shape)

@@ -33,10 +33,14 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         """How many further requests fail as ``failures`` says; None: all."""
 
         self.failing_loads = False
+        self.refused_version = ""
         self.refused_value: float | None = None
         self.tells_config = True
         self.config_requests = 0
         self.ends_streams_after: int | None = None
+        self.shape_in_stream: list[int] | None = None
+        """What the answers of streams say their shape is; None: what it is."""
+
         self.most_in_stream = 0
         self.answered_in_stream = 0
         self.metadata_sent: dict[str, str | bytes] = {}
@@ -75,6 +79,10 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ModelMetadataResponse:
         self.metadata_requests.append(request)
+        if request.version and request.version == self.refused_version:
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, f"model '{request.name}' has no version {request.version}"
+            )
         return self._model(request.name, context)
 
     def ModelConfig(
@@ -186,6 +194,8 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
             else:
                 response.infer_response.CopyFrom(self.ModelInfer(request, context))
                 self.requests.pop()
+                if self.shape_in_stream is not None:
+                    response.infer_response.outputs[0].shape[:] = self.shape_in_stream
             yield response
 
     def _classes(

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 from foldserve_client import (
     AsyncClient,
+    Cancelled,
     Client,
     ClientError,
     DeadlineExceeded,
@@ -104,6 +106,26 @@ def test_an_unknown_model_is_not_found(client: AnyClient) -> None:
     assert caught.value.model == "none"
 
 
+def test_a_model_that_lacks_a_version_is_not_mistaken_for_another(
+    client: AnyClient, echo: EchoServicer
+) -> None:
+    echo.serve("echo_2", [("x", "FP32", [-1, 4])], ["y"])
+    echo.refused_version = "9"
+    with pytest.raises(NotFound) as caught:
+        client.infer("echo", IMAGES, version="9")
+    assert caught.value.details == "model 'echo' has no version 9"
+
+
+def test_a_limit_that_another_thread_forgets_is_still_known(address: str) -> None:
+    class Forgotten(dict[tuple[str, str], int]):
+        def __setitem__(self, key: tuple[str, str], value: int) -> None:
+            """Gone at once."""
+
+    with Client(address) as client:
+        client._inferring._max_batch_sizes = Forgotten()
+        np.testing.assert_array_equal(client.infer("echo", IMAGES).output, IMAGES)
+
+
 def test_a_code_without_a_class_of_its_own_is_kept(client: AnyClient, echo: EchoServicer) -> None:
     echo.failures["echo"] = (grpc.StatusCode.DATA_LOSS, "")
     with pytest.raises(ClientError) as caught:
@@ -192,6 +214,55 @@ def test_a_fallback_is_told_of_and_reset(client: AnyClient, reports: ReportServi
 def test_a_server_that_is_not_there_is_unavailable() -> None:
     with Client("127.0.0.1:1") as client, pytest.raises(Unavailable):
         client.live()
+
+
+def test_a_closed_client_says_so(client: AnyClient) -> None:
+    client.infer("echo", IMAGES)
+    client.close()
+    client.close()
+    with pytest.raises(Cancelled, match="the client is closed"):
+        client.infer("echo", IMAGES)
+    with pytest.raises(Cancelled, match="the client is closed"):
+        client.live()
+
+
+@pytest.mark.parametrize("rows", [2, 200])
+def test_closing_ends_what_is_out(address: str, echo: EchoServicer, rows: int) -> None:
+    """Also a batch in parts, some of which wait for their turn."""
+    echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"], max_batch_size=8)
+    batch = np.zeros((rows, 4), np.float32)
+    client = Client(address)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.infer, "stuck", batch)
+        while not echo.requests:
+            assert not waiting.done()
+        client.close()
+        with pytest.raises(Cancelled):
+            waiting.result(10)
+
+
+@pytest.mark.parametrize("rows", [2, 200])
+async def test_closing_ends_what_is_out_with_asyncio(address: str, echo: EchoServicer, rows: int) -> None:
+    echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"], max_batch_size=8)
+    client = AsyncClient(address)
+    waiting = asyncio.create_task(client.infer("stuck", np.zeros((rows, 4), np.float32)))
+    while not echo.requests:
+        await asyncio.sleep(0.01)
+    await client.close()
+    with pytest.raises(Cancelled, match="the client is closed"):
+        await waiting
+
+
+def test_an_asyncio_client_is_made_where_its_loop_runs(address: str) -> None:
+    with pytest.raises(RuntimeError, match="inside a coroutine"):
+        AsyncClient(address)
+
+
+def test_arguments_that_cannot_work_are_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="compression is 'zstd'; gzip and deflate are possible"):
+        Client(address, compression="zstd")  # type: ignore[arg-type]  # what a caller without mypy may write
+    with pytest.raises(ValueError, match="token has characters"):
+        Client(address, token="secret\n")
 
 
 async def test_asyncio_requests_run_side_by_side(address: str, echo: EchoServicer) -> None:

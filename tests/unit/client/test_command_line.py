@@ -88,8 +88,25 @@ def test_infer_writes_its_outputs_to_a_file(address: str, tmp_path: Path) -> Non
     result = run("infer", "pair", tmp_path / "ab.npz", "--save", written, "--address", address)
     assert result.exit_code == 2
     assert "--json" in result.stderr
-    result = run("infer", "echo", tmp_path / "x.npy", "--save", tmp_path / "out.txt", "--address", address)
-    assert result.exit_code == 2
+
+
+def test_where_outputs_cannot_be_written_is_told_before_the_work(
+    address: str, tmp_path: Path, echo: EchoServicer
+) -> None:
+    np.save(tmp_path / "x.npy", IMAGES)
+    for name in ("out.txt", "none/out.npz"):
+        result = run("infer", "echo", tmp_path / "x.npy", "--save", tmp_path / name, "--address", address)
+        assert result.exit_code == 2
+        assert "--save" in result.stderr
+    assert not echo.requests
+
+
+def test_outputs_that_do_not_get_onto_the_disk_fail(address: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", IMAGES)
+    (tmp_path / "full.npz").symlink_to("/dev/full")
+    result = run("infer", "echo", tmp_path / "x.npy", "--save", tmp_path / "full.npz", "--address", address)
+    assert result.exit_code == 1
+    assert "cannot be written: No space left on device" in result.stderr
 
 
 def test_models_are_listed_loaded_and_unloaded(address: str, echo: EchoServicer) -> None:

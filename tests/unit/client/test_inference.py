@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from foldserve_client.errors import Internal, InvalidArgument
 from foldserve_client.inference import InferResult, infer_request
-from foldserve_client.tensors import Array
+from foldserve_client.tensors import Array, dtype_of
 from foldserve_proto import grpc_service_pb2 as pb
 
 
@@ -118,11 +118,66 @@ def test_parameters_of_other_kinds_are_refused(value: object) -> None:
         request(metadata(("FP32", [1])), [1.0], parameters={"n": value})
 
 
-def test_a_response_without_raw_contents_makes_no_sense() -> None:
+@pytest.mark.parametrize(
+    ("datatype", "field", "elements"),
+    [
+        ("BOOL", "bool_contents", [True, False]),
+        ("UINT8", "uint_contents", [0, 255]),
+        ("UINT16", "uint_contents", [0, 2**16 - 1]),
+        ("UINT32", "uint_contents", [0, 2**32 - 1]),
+        ("UINT64", "uint64_contents", [0, 2**64 - 1]),
+        ("INT8", "int_contents", [-128, 127]),
+        ("INT16", "int_contents", [-(2**15), 1]),
+        ("INT32", "int_contents", [-(2**31), 1]),
+        ("INT64", "int64_contents", [-(2**63), 1]),
+        ("FP32", "fp32_contents", [-1.5, float("inf")]),
+        ("FP64", "fp64_contents", [0.1, 2.0]),
+        ("BYTES", "bytes_contents", [b"a", b""]),
+    ],
+)
+def test_answers_may_have_typed_contents(datatype: str, field: str, elements: list[object]) -> None:
     response = pb.ModelInferResponse()
-    response.outputs.add(name="p", datatype="FP32", shape=[1]).contents.fp32_contents.append(1.0)
-    with pytest.raises(Internal, match="0 raw contents for 1 outputs"):
+    tensor = response.outputs.add(name="p", datatype=datatype, shape=[2, 1])
+    getattr(tensor.contents, field).extend(elements)
+    output = InferResult(response).output
+    assert output.dtype == dtype_of(datatype)
+    assert output.tolist() == [[element] for element in elements]
+    assert not output.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "elements", "text"),
+    [
+        ("FP32", [1], [], r"0 FP32 elements do not fill shape \[1\]"),
+        ("INT8", [1], [300], "output 'p': .*300.* int8"),
+        ("FP16", [1], [], "output 'p': FP16 without raw contents"),
+    ],
+)
+def test_typed_contents_that_do_not_fit_make_no_sense(
+    datatype: str, shape: list[int], elements: list[int], text: str
+) -> None:
+    response = pb.ModelInferResponse()
+    response.outputs.add(name="p", datatype=datatype, shape=shape).contents.int_contents.extend(elements)
+    with pytest.raises(Internal, match=text):
         InferResult(response)
+
+
+def test_raw_contents_for_some_outputs_only_make_no_sense() -> None:
+    response = pb.ModelInferResponse(raw_output_contents=[b"\0"])
+    for name in "pq":
+        response.outputs.add(name=name, datatype="UINT8", shape=[1])
+    with pytest.raises(Internal, match="1 raw contents for 2 outputs"):
+        InferResult(response)
+
+
+def test_one_name_is_no_list_of_outputs() -> None:
+    with pytest.raises(InvalidArgument, match=r"write outputs=\['p'\]"):
+        request(metadata(("FP32", [1])), [1.0], outputs="p")
+
+
+def test_integers_of_numpy_are_parameters() -> None:
+    built = request(metadata(("FP32", [1])), [1.0], parameters={"priority": np.int64(3)})
+    assert built.parameters["priority"].int64_param == 3
 
 
 def test_a_result_shows_names_dtypes_and_shapes() -> None:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from foldserve_client import (
     AsyncClient,
+    Cancelled,
     Client,
     ClientError,
+    DeadlineExceeded,
     Internal,
     InvalidArgument,
     NotFound,
@@ -145,6 +147,51 @@ async def test_asyncio_inputs_may_come_later(address: str, echo: EchoServicer) -
 def test_answers_to_nothing_that_was_asked_are_an_error() -> None:
     window = Window(Signature(pb.ModelMetadataResponse(name="m")), Asked(request_id="a"), 1, ordered=True)
     for identity in ("b/0", "a/x", ""):
-        response = pb.ModelStreamInferResponse(error_message="no")
+        response = pb.ModelStreamInferResponse()
         response.infer_response.id = identity
         assert isinstance(window.answer(response), Internal)
+
+
+def test_an_error_of_no_request_is_told_as_the_server_put_it() -> None:
+    window = Window(Signature(pb.ModelMetadataResponse(name="m")), Asked(request_id="a"), 1, ordered=True)
+    error = window.answer(pb.ModelStreamInferResponse(error_message="the tokenizer exploded"))
+    assert isinstance(error, ClientError)
+    assert (error.details, error.model) == ("the tokenizer exploded", "m")
+
+
+def test_an_answer_that_cannot_be_read_ends_it(streamed: Any, echo: EchoServicer) -> None:
+    """The inputs wait for the end of the stream, which the answer has to bring about."""
+    echo.shape_in_stream = [-1, -4]
+    with pytest.raises(ValueError, match="one unknown dimension"):
+        streamed("echo", map(row, range(40)), window=2)
+
+
+def test_a_stream_that_takes_too_long_is_told_as_such(streamed: Any, echo: EchoServicer) -> None:
+    echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
+    with pytest.raises(DeadlineExceeded, match="did not answer within the timeout"):
+        streamed("stuck", map(row, range(2)), timeout_s=0.5)
+
+
+async def test_asyncio_goes_on_while_inputs_are_waited_for(address: str) -> None:
+    is_going_on = threading.Event()
+
+    def waiting() -> Iterator[Any]:
+        yield row(0)
+        assert is_going_on.wait(10)
+        yield row(1)
+
+    async with AsyncClient(address) as client:
+        answers = client.stream("echo", waiting(), window=4)
+        asyncio.get_running_loop().call_later(0.1, is_going_on.set)
+        assert [answer.index async for answer in answers] == [0, 1]
+
+
+async def test_closing_an_asyncio_client_ends_its_streams(address: str, echo: EchoServicer) -> None:
+    echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
+    client = AsyncClient(address)
+    answers = client.stream("stuck", map(row, range(2)))
+    asyncio.get_running_loop().call_later(0.3, lambda: closing.append(asyncio.create_task(client.close())))
+    closing: list[asyncio.Task[None]] = []
+    with pytest.raises(Cancelled):
+        await asyncio.wait_for(anext(answers), 10)
+    await closing[0]
