@@ -7,7 +7,6 @@ from hdrh.histogram import HdrHistogram
 
 from foldserve_client.load import words
 from foldserve_client.load.axes import Linear, Log, Numbers, Percentile, Time
-from foldserve_client.load.comparison import turns
 from foldserve_client.load.levels import Loop
 from foldserve_client.load.plots import Plot, Point, Series, plot
 from foldserve_client.load.recording import histogram
@@ -193,7 +192,7 @@ def _bar(name: str, step: StepResult, widest: float) -> Bar:
 
 def _histograms(report: Report) -> list[tuple[str, HdrHistogram]]:
     if report.comparison is not None:
-        sides = [_merged(s.latency for s in own) for own in _by_side(report)]
+        sides = [_merged(s.latency for s in own) for own in report.sides]
         return list(zip(("A", "B"), sides, strict=True))
     steps: Sequence[StepResult] = report.steps
     if report.capacity is not None:
@@ -202,15 +201,6 @@ def _histograms(report: Report) -> list[tuple[str, HdrHistogram]]:
     if len(steps) > MOST_STEPS:
         steps = [steps[round(n * (len(steps) - 1) / (MOST_STEPS - 1))] for n in range(MOST_STEPS)]
     return [(words.level(step), _merged([step.latency])) for step in steps]
-
-
-def _by_side(report: Report) -> tuple[list[StepResult], list[StepResult]]:
-    """The steps of A and of B."""
-    assert report.comparison is not None
-    sides: tuple[list[StepResult], list[StepResult]] = ([], [])
-    for (_, side), step in zip(turns(report.comparison.rounds), report.steps, strict=True):
-        sides[side].append(step)
-    return sides
 
 
 def _merged(latencies: Iterator[Latency] | Sequence[Latency]) -> HdrHistogram:

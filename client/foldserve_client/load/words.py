@@ -81,8 +81,8 @@ def distance(value: float | None) -> str:
 
 
 def mean(values: Sequence[float]) -> str:
-    """Of the rounds."""
-    return milliseconds(fmean(values))
+    """Of the rounds; a dash where nothing was answered in one, which a value of 0 stands for."""
+    return milliseconds(fmean(values)) if all(values) else NONE
 
 
 def capacity(found: Capacity) -> str:

@@ -15,6 +15,7 @@ from foldserve_client.load.levels import Loop
 from foldserve_client.load.mix import Share
 from foldserve_client.load.page import page
 from foldserve_client.load.report import Capacity, Comparison, Metric, Report
+from foldserve_client.load.runs import metrics
 from foldserve_client.load.scrape import Parity, ServerView, Stage
 from rich.console import Console
 from unit.client.load.outcomes import result
@@ -61,6 +62,18 @@ COMPARISON = _report(
             Metric(name="p99 latency, ms", higher_is_better=False, a=SLOW, b=FAST, ratio=None),
         ),
     ),
+)
+INTERRUPTED = _report(
+    kind="capacity",
+    steps=(result(Loop.CONSTANT, 50, failed=400),),
+    capacity=Capacity(
+        target_p99_ms=20, most_failed_share=0.001, bounds=Bounds(0, None), limited_by=None, interrupted=True
+    ),
+)
+SILENT = _report(
+    kind="comparison",
+    steps=(result(), result(failed=400)),
+    comparison=Comparison(sides=("a", "b"), rounds=1, metrics=metrics([result()], [result(failed=400)])),
 )
 TARGET = "p99 within 20 ms and at most 0.1 % failed"
 REPORTS = {"run": RUN, "open": OPEN, "capacity": CAPACITY, "comparison": COMPARISON}
@@ -130,6 +143,15 @@ def test_the_terminal_tells_the_same() -> None:
     assert "capacity: 100/s" in capacity
     assert "2.036 [1.884, 2.201]" in comparison
     assert "B is better" in comparison
+
+
+def test_what_is_not_known_is_shown_as_such() -> None:
+    for text in (_printed(INTERRUPTED), page(INTERRUPTED)):
+        assert f"at least 0/s with {TARGET}; the search was interrupted" in text
+    for text in (_printed(SILENT), page(SILENT)):
+        assert "B answered nothing in 1 of 1 rounds" in text
+        assert text.count("not comparable") == 6
+    assert "0.000" not in _printed(SILENT)
 
 
 def test_a_narrow_terminal_breaks_no_number() -> None:
