@@ -1,6 +1,7 @@
 """Answers on the terminal: as JSON for programs, as tables for people."""
 
 import json
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +54,21 @@ def message(answer: "Message") -> dict[str, Any]:
 
 
 def print_json(value: object) -> None:
-    """Print plain values; BYTES become text."""
-    print(json.dumps(value, indent=2, default=lambda element: element.decode(errors="replace")))
+    """Print plain values; BYTES become text, and so do NaN and the infinities, which JSON has no form for."""
+    plain = _with_finite_numbers(value)
+    print(json.dumps(plain, indent=2, default=lambda element: element.decode(errors="replace")))
+
+
+def _with_finite_numbers(value: Any) -> Any:
+    """The others as text, as protobuf writes them."""
+    match value:
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case dict():
+            return {key: _with_finite_numbers(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_with_finite_numbers(one) for one in value]
+    return value
 
 
 def _print_table(table: "RenderableType") -> None:

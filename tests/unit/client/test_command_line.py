@@ -36,6 +36,13 @@ def test_infer_reads_npy_and_npz(address: str, tmp_path: Path) -> None:
     assert json.loads(result.output)["outputs"] == {"d": {"dtype": "object", "shape": [1], "data": ["word"]}}
 
 
+def test_json_has_no_numbers_that_json_does_not_have(address: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([[np.nan, np.inf, -np.inf, 1]], np.float32))
+    result = run("infer", "echo", tmp_path / "x.npy", "--address", address, "--json")
+    refused = json.loads(result.output, parse_constant=pytest.fail)
+    assert refused["outputs"]["y"]["data"] == [["NaN", "Infinity", "-Infinity", 1.0]]
+
+
 def test_infer_shows_a_table(address: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", IMAGES)
     result = run("infer", "echo", tmp_path / "x.npy", "--address", address)

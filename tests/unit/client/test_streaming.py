@@ -20,6 +20,7 @@ from foldserve_client import (
     StreamAnswer,
     Unavailable,
 )
+from foldserve_client.diagnosis import explained
 from foldserve_client.inference import Asked, Signature
 from foldserve_client.streaming import Window
 from foldserve_proto import grpc_service_pb2 as pb
@@ -170,6 +171,8 @@ def test_a_stream_that_takes_too_long_is_told_as_such(streamed: Any, echo: EchoS
     echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
     with pytest.raises(DeadlineExceeded, match="did not answer within the timeout"):
         streamed("stuck", map(row, range(2)), timeout_s=0.5)
+    # what gRPC says, now and then, of one whose inputs are not all there yet
+    assert "within the timeout" in explained("Stream removed (Deadline Exceeded)", "host:1", tls=False)
 
 
 async def test_asyncio_goes_on_while_inputs_are_waited_for(address: str) -> None:
