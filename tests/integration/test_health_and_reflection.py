@@ -1,12 +1,15 @@
 """What load balancers and generic gRPC tools see."""
 
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from foldserve.rpc import server as server_module
 from foldserve.rpc.server import FOLD_SERVICE, INFERENCE_SERVICE
+from foldserve.server import Server
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from running import EXAMPLE_MODELS, serving
@@ -30,6 +33,18 @@ def test_an_unknown_model_is_not_found(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as failure:
         _stub(channel).Check(health_pb2.HealthCheckRequest(service="nobody"))
     assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_server_whose_grpc_is_silent_is_not_live(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"http://127.0.0.1:{server.http_port}/livez"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert answer.status == 200
+    monkeypatch.setattr(server_module, "LONGEST_SILENCE_S", 0.0)
+    with pytest.raises(urllib.error.HTTPError) as failure, urllib.request.urlopen(url, timeout=10):
+        pass
+    with failure.value as answered:
+        assert answered.status == 503
+        assert b"gRPC has read nothing for" in answered.read()
 
 
 def test_a_model_that_failed_is_known_and_not_serving(tmp_path: Path) -> None:

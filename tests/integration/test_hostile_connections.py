@@ -20,6 +20,9 @@ from integration.raw_http2 import RawConnection, message
 MANY = 1000
 LARGEST_MESSAGE = 32 * 2**20
 INFER = message(request().SerializeToString())
+FEW_FILES = ["bash", "-c", 'ulimit -Sn 256; exec "$0" "$@"']
+"""Starts a command that may have 256 files open, unless it helps itself to more."""
+
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 WATCH = "/grpc.health.v1.Health/Watch"
 
@@ -27,7 +30,8 @@ WATCH = "/grpc.health.v1.Health/Watch"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     repository = digits_alone(tmp_path_factory.mktemp("models"))
-    with attacked(repository, "--max-message-bytes", str(LARGEST_MESSAGE)) as server:
+    options = ["--max-message-bytes", str(LARGEST_MESSAGE)]
+    with attacked(repository, *options, prefix=FEW_FILES) as server:
         yield server
 
 

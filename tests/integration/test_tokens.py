@@ -18,6 +18,9 @@ import yaml
 from certificates import TOKEN_RECIPE, Pki, run
 from foldserve.observability.logging import configure_logging
 from foldserve.rpc import reader, renewal
+from foldserve.rpc.message_first import SMALL_BYTES
+from foldserve.rpc.rights import RIGHTS
+from foldserve.rpc.server import INFERENCE_SERVICE
 from foldserve.server import Server
 from foldserve.settings import LogFormat, LogLevel, Right
 from foldserve_proto import fold_service_pb2 as fold_pb
@@ -271,16 +274,42 @@ def test_a_token_shows_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert secret not in everything
 
 
-@pytest.mark.parametrize(("host", "tls"), [("0.0.0.0", False), ("0.0.0.0", True), ("127.0.0.1", False)])
+@pytest.mark.parametrize("method", [name for name, rights in RIGHTS.items() if not rights])
+def test_strangers_bring_small_messages_only(server: Server, method: str) -> None:
+    service = "grpc.health.v1.Health" if method in ("Check", "List", "Watch") else INFERENCE_SERVICE
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call: Any = channel.unary_stream(f"/{service}/{method}")
+        with pytest.raises(grpc.RpcError) as refusal:
+            list(call(pb.ModelReadyRequest(name="n" * SMALL_BYTES).SerializeToString(), timeout=20))
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert str(SMALL_BYTES) in str(refusal.value.details())
+
+
+@pytest.mark.parametrize(
+    ("hosts", "tls"),
+    [
+        (("0.0.0.0", "127.0.0.1:0"), False),
+        (("127.0.0.1", "0.0.0.0:0"), False),
+        (("0.0.0.0", "0.0.0.0:0"), True),
+        (("127.0.0.1", "127.0.0.1:0"), False),
+    ],
+    ids=["public port", "management port", "tls", "this machine"],
+)
 def test_tokens_in_clear_text_are_warned_of(
-    tmp_path: Path, token_file: Path, capsys: pytest.CaptureFixture[str], host: str, tls: bool
+    tmp_path: Path,
+    token_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    hosts: tuple[str, str],
+    tls: bool,
 ) -> None:
     put(tmp_path / "models", 1, plus(1))
     settings = Pki(tmp_path / "pki").settings if tls else {}
+    host, management_address = hosts
     capsys.readouterr()
-    with serving(tmp_path / "models", **EXPLICIT, host=host, token_file=token_file, **settings):
+    addresses = {"host": host, "management_address": management_address}
+    with serving(tmp_path / "models", **EXPLICIT, **addresses, token_file=token_file, **settings):
         is_warned = "tokens travel in clear text" in capsys.readouterr().err
-        assert is_warned is (host == "0.0.0.0" and not tls)
+        assert is_warned is ("0.0.0.0" in host + management_address and not tls)
 
 
 def test_the_recipe_makes_a_token_and_the_hash_it_is_known_by(tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
+import errno
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from foldserve.observability import http
 from foldserve.observability.http import HTML, HttpServer, Page
 from foldserve.observability.metrics import Metrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -65,6 +70,31 @@ def test_liveness_does_not_depend_on_readiness(service: Service, url: str) -> No
     assert _get(f"{url}/readyz") == (503, "loading digits\n")
     service.reason = ""
     assert _get(f"{url}/readyz") == (200, "ready\n")
+
+
+def test_a_server_that_only_a_new_start_helps_is_not_live(service: Service, url: str) -> None:
+    service.dead = "gRPC has read nothing for 31 s"
+    assert _get(f"{url}/livez") == (503, "gRPC has read nothing for 31 s\n")
+    service.dead = ""
+    assert _get(f"{url}/livez") == (200, "live\n")
+
+
+def test_without_file_descriptors_connections_are_waited_for(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = socket.socket.accept
+    failures = [errno.EMFILE, errno.ENFILE]
+    pauses: list[float] = []
+
+    def fail(listening: socket.socket) -> Any:
+        if failures:
+            raise OSError(failures.pop(), "too many open files")
+        return accept(listening)
+
+    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(socket.socket, "accept", fail)
+    assert _get(f"{url}/livez")[0] == 200
+    assert pauses == [http.NO_FILES_PAUSE_S] * 2
 
 
 def test_an_unknown_path_says_which_there_are(url: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from foldserve.rpc import health as health_module
-from foldserve.rpc.health import Health
+from foldserve.rpc.health import LONGEST_NAME, Health
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -64,6 +64,22 @@ def test_watchers_that_leave_all_at_once_keep_nobody_from_asking(stub: Any) -> N
         for watch in watches:
             watch.cancel()
         assert stub.Check(health_pb2.HealthCheckRequest(), timeout=30).status == SERVING
+
+
+@pytest.mark.parametrize(("length", "code"), [(1000, "NOT_FOUND"), (1001, "INVALID_ARGUMENT")])
+def test_a_name_that_is_too_long_is_not_asked_for_nor_kept(
+    health: Health, stub: Any, length: int, code: str
+) -> None:
+    asked = health_pb2.HealthCheckRequest(service="n" * length)
+    with pytest.raises(grpc.RpcError) as refusal:
+        stub.Check(asked)
+    assert refusal.value.code().name == code
+    watch = stub.Watch(asked)
+    if length <= LONGEST_NAME:
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        health.end_watches()
+    assert watch.code().name == ("OK" if length <= LONGEST_NAME else code)
+    assert not health._watchers
 
 
 def test_more_watchers_than_there_may_be_are_refused(stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,14 @@ import grpc
 import pytest
 from foldserve.rpc import message_first
 from foldserve.rpc.calls import DeferredMethod
-from foldserve.rpc.message_first import Awaited, MessageFirstPool
+from foldserve.rpc.message_first import SMALL_BYTES, Awaited, MessageFirstPool, small
 from foldserve.rpc.outcome import Outcome
 from foldserve.rpc.reader import reading_server
 from integration.raw_http2 import RawConnection, grpc_status, message
 
 SERVICE = "test.Service"
 KINDS = ["Deferred", "Pooled", "Listed"]
+IN_THREADS = ["Pooled", "Listed", "Stream"]
 
 
 def _handlers(release: threading.Event) -> "dict[str, grpc.RpcMethodHandler[bytes, bytes]]":
@@ -27,11 +28,16 @@ def _handlers(release: threading.Event) -> "dict[str, grpc.RpcMethodHandler[byte
     def listed(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         yield request
 
+    def streamed(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield from requests
+
     echo = DeferredMethod(lambda request, _caller, told: told(Outcome(request, "OK", "")))
     return {
         "Deferred": grpc.unary_unary_rpc_method_handler(echo, _checked, bytes),
         "Pooled": grpc.unary_unary_rpc_method_handler(pooled, _checked, bytes),
         "Listed": grpc.unary_stream_rpc_method_handler(listed, _checked, bytes),
+        "Stream": grpc.stream_stream_rpc_method_handler(streamed, _checked, bytes),
+        "Small": grpc.unary_unary_rpc_method_handler(pooled, small(_checked), bytes),
     }
 
 
@@ -125,6 +131,38 @@ def test_calls_beyond_the_threads_are_refused_not_kept_waiting() -> None:
         release.set()
         assert [one.result() for one in calls if one not in refused] == [b"wait", b"wait"]
         assert call(b"hello", timeout=20).result() == b"hello"
+
+
+@pytest.mark.parametrize("method", IN_THREADS)
+def test_a_call_for_which_the_system_has_no_thread_ends_and_gives_its_place_back(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith("test_"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with _serving() as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.stream_stream(f"/{SERVICE}/{method}")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            for _ in range(5):  # more than there are places
+                with pytest.raises(grpc.RpcError) as refusal:
+                    list(call(iter([b"hello"]), timeout=20))
+                assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert refusal.value.details() == message_first.NO_THREAD
+        assert list(call(iter([b"hello"]), timeout=20)) == [b"hello"]
+
+
+def test_a_large_message_is_refused_unparsed_where_small_ones_are_taken() -> None:
+    with _serving() as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary(f"/{SERVICE}/Small")
+        with pytest.raises(grpc.RpcError) as refusal:
+            call(bytes(SMALL_BYTES + 1), timeout=20)
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert call(bytes(SMALL_BYTES), timeout=20) == bytes(SMALL_BYTES)
 
 
 def _refused(call: "grpc.Future[bytes]") -> bool:

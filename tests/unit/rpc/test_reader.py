@@ -1,17 +1,20 @@
 """Deferred calls on a real gRPC server: begun by the thread that reads, and from the pool."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
-from foldserve.rpc import reader
+from foldserve.rpc import pulse, reader
 from foldserve.rpc.calls import DeferredMethod
 from foldserve.rpc.outcome import Caller, Outcome
-from foldserve.rpc.reader import reading_server, when_idle
+from foldserve.rpc.reader import reading_server, silent_s, when_idle
 
 SERVICE, METHOD = "test.Service", "Call"
 REFUSAL = Outcome(None, "RESOURCE_EXHAUSTED", "too much", (("retry-after", "0.5"),))
@@ -228,3 +231,103 @@ def _watch(caller: Caller, gone: threading.Event) -> None:
     while caller.is_active():
         threading.Event().wait(0.001)
     gone.set()
+
+
+class _FailsOnce(ThreadPoolExecutor):
+    failures = 1
+
+    def submit(self, *work: Any, **named: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise ValueError("an event that nobody thought of")
+        return super().submit(*work, **named)
+
+
+@pytest.mark.parametrize("is_registered", [True, False])
+def test_an_event_that_fails_does_not_end_the_reading(is_registered: bool) -> None:
+    server = reading_server(_FailsOnce(2))
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, _: request, _checked, _checked)
+    if is_registered:
+        server.add_registered_method_handlers(SERVICE, {METHOD: handler})
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        failing = _call(channel).future(b"x", timeout=60)
+        for _ in range(3):
+            assert _call(channel)(b"hello", timeout=20, wait_for_ready=True) == b"hello"
+        failing.cancel()
+    server.stop(0)
+
+
+READING_ENDS = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from foldserve.rpc.reader import reading_server
+server = reading_server(ThreadPoolExecutor(1))
+
+class Queue:
+    def poll(self, deadline):
+        raise MemoryError
+
+server._state.completion_queue = Queue()
+server._state.server = type("Server", (), {"start": lambda self: None, "request_call": lambda *_: None})()
+server.start()
+time.sleep(60)
+"""
+
+
+def test_a_server_that_can_read_no_more_ends_its_process() -> None:
+    """Whoever watches over it starts it again; it would be silent for ever."""
+    ended = subprocess.run(
+        [sys.executable, "-c", READING_ENDS], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert ended.returncode == 1
+    assert "nothing reads from the network any more" in ended.stdout + ended.stderr
+    assert "MemoryError" in ended.stdout + ended.stderr
+
+
+def test_a_reader_that_does_not_come_round_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def begin(request: bytes, caller: Caller, told: Told) -> None:
+        begun.set()
+        assert release.wait(60)
+        told(Outcome(request, "OK", ""))
+
+    now_s = 1000.0
+    monkeypatch.setattr(pulse, "time", SimpleNamespace(monotonic=lambda: now_s))
+    server = reading_server(ThreadPoolExecutor(1))
+    assert silent_s(server) == 0  # it has not begun
+    handler = grpc.unary_unary_rpc_method_handler(DeferredMethod(begin), _checked, _checked)
+    server.add_registered_method_handlers(SERVICE, {METHOD: handler})
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        answer = _call(channel).future(b"x")
+        assert begun.wait(60)
+        assert silent_s(server) == 0
+        now_s += 100
+        assert silent_s(server) == 100
+        release.set()
+        assert answer.result(60) == b"x"
+    while silent_s(server):  # it comes round with nothing to read, too
+        threading.Event().wait(0.01)
+    silent_s(server)
+    now_s += 100
+    while silent_s(server):
+        threading.Event().wait(0.01)
+    server.stop(None)
+    now_s += 100
+    assert silent_s(server) == 0
+
+
+def test_a_server_stops_where_the_system_has_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = reading_server(ThreadPoolExecutor(1))
+    server.start()
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    assert server.stop(60).wait(20)
