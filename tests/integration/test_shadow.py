@@ -248,13 +248,16 @@ def test_drift_of_the_inputs_is_scored_window_by_window(digits: Digits) -> None:
     with watching(shadow=ALWAYS | {"drift_window": 64}) as (server, client):
         images, asked = digits[0], 0
 
+        def are_compared() -> bool:
+            return client.drift("digits").drift.rows == asked
+
         def ask(factor: float, images: NDArray[np.float32]) -> None:
             nonlocal asked
             for start in range(0, len(images), 8):
                 rows = images[start : start + 8]
                 asked += len(rows)
                 client.infer("digits", {"images": rows * np.float32(factor)})
-                until(lambda: client.drift("digits").drift.rows == asked, "all are compared")
+                until(are_compared, "all are compared")
 
         assert not client.drift("digits").drift.HasField("overall")
         assert not [name for name, _ in scraped(server) if name == "foldserve_drift_overall"]
