@@ -15,7 +15,9 @@ ATTEMPTS = 3
 """Measurements in a row in which the generator itself was too slow, until the search ends."""
 
 NOTABLE_SHARE = 0.01
-"""Of the requests: where one side answers so many fewer, the latencies of its answers prove nothing."""
+"""Of the requests: where one side answers so many fewer, nothing but that is compared."""
+
+ANSWERED = "answered, %"
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,14 @@ def compare(
 def metrics(a: Sequence[StepResult], b: Sequence[StepResult]) -> tuple[Metric, ...]:
     """What is compared of the rounds of two sides.
 
-    Latencies are of successful answers: those of a side that refuses what it cannot do would look well.
+    Latencies are of successful answers, and a caller that is refused asks again: a side that refuses what it
+    cannot do would look well in both.
     """
     fair = abs(fmean(map(_answered, a)) - fmean(map(_answered, b))) < NOTABLE_SHARE
     found = []
     for name, higher_is_better, value in COMPARED:
         ours, theirs = tuple(map(value, a)), tuple(map(value, b))
-        ratio = comparison.ratio(ours, theirs) if fair or higher_is_better else None
+        ratio = comparison.ratio(ours, theirs) if fair or name == ANSWERED else None
         found.append(Metric(name=name, higher_is_better=higher_is_better, a=ours, b=theirs, ratio=ratio))
     return tuple(found)
 
@@ -133,13 +136,13 @@ def _percentile(percent: float) -> Callable[[StepResult], float]:
 
 COMPARED: tuple[tuple[str, bool, Callable[[StepResult], float]], ...] = (
     ("answers per second", True, lambda result: result.answered_per_s),
-    ("answered, %", True, lambda result: 100 * _answered(result)),
+    (ANSWERED, True, lambda result: 100 * _answered(result)),
     ("mean latency, ms", False, lambda result: result.latency.mean_ms or 0.0),
     ("p50 latency, ms", False, _percentile(50)),
     ("p90 latency, ms", False, _percentile(90)),
     ("p99 latency, ms", False, _percentile(99)),
 )
-"""Name, whether more is better (all but latencies), and where the value is; 0: nothing was answered."""
+"""Name, whether more is better, and where the value is; 0: nothing was answered."""
 
 
 def _probe_words(result: StepResult, met: bool) -> str:
