@@ -252,7 +252,8 @@ class _FailsOnce(ThreadPoolExecutor):
 
 @pytest.mark.parametrize("is_registered", [True, False])
 def test_an_event_that_fails_does_not_end_the_reading(is_registered: bool) -> None:
-    server = reading_server(_FailsOnce(2))
+    pool = _FailsOnce(2)
+    server = reading_server(pool)
     handler = grpc.unary_unary_rpc_method_handler(lambda request, _: request, _checked, _checked)
     if is_registered:
         server.add_registered_method_handlers(SERVICE, {METHOD: handler})
@@ -261,6 +262,7 @@ def test_an_event_that_fails_does_not_end_the_reading(is_registered: bool) -> No
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         failing = _call(channel).future(b"x", timeout=60)
+        assert any(_soon(lambda: not pool.failures))
         for _ in range(3):
             assert _call(channel)(b"hello", timeout=20, wait_for_ready=True) == b"hello"
         failing.cancel()
