@@ -17,6 +17,7 @@ from foldserve.serving.lifecycle import State
 from foldserve.serving.loader import load
 from foldserve.serving.model_configuration import read_configuration
 from foldserve.serving.model_table import Entry, Model, ModelTable
+from foldserve.serving.rehearsal import forgive
 from foldserve.serving.repository import ModelFolder, ModelVersion
 from foldserve.serving.servable import Servable
 from foldserve.serving.shadowing import Shadowing
@@ -181,6 +182,7 @@ class ModelManager(ModelTable):
         for drain in list(self._drains):
             drain.join(max(0.0, deadline - time.monotonic()))
         self._shadowing.close()
+        forgive()
         for drain in list(self._drains):
             log.warning("requests still run after the drain time-out", model=drain.name)
 

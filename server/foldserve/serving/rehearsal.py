@@ -26,6 +26,8 @@ NO_MEMORY_STATUS = 3
 MOST_ENDS = 3
 """Processes that may end while they open a model which a child process survives."""
 
+_open_marks: set[Path] = set()
+
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": ""}
 """Of the child: the GPU's memory belongs to serving."""
 
@@ -50,11 +52,23 @@ def rehearsed(mark: Path, rehearsal: Callable[[], None], *, requests_are_served:
             _marked(mark, max(ends, 1))  # so it is at the next start
             raise
     _marked(mark, ends + 1)
+    _open_marks.add(mark)
     try:
         yield
     finally:
-        with suppress(OSError):
-            mark.unlink(missing_ok=True)
+        _open_marks.discard(mark)
+        _unmark(mark)
+
+
+def forgive() -> None:
+    """Remove the marks of loads that go on: a server that is stopped meanwhile does not die of its models."""
+    for mark in list(_open_marks):
+        _unmark(mark)
+
+
+def _unmark(mark: Path) -> None:
+    with suppress(OSError):
+        mark.unlink(missing_ok=True)
 
 
 def _marked(mark: Path, ends: int) -> bool:

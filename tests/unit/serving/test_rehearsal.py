@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fatal_models import divides_min_by_minus_one, fills_memory, loops_for_ever
 from foldserve.errors import InvalidModel
-from foldserve.serving.rehearsal import MOST_ENDS, NO_MEMORY_STATUS, rehearse, rehearsed
+from foldserve.serving.rehearsal import MOST_ENDS, NO_MEMORY_STATUS, forgive, rehearse, rehearsed
 from running import EXAMPLE_MODELS
 
 DIGITS = EXAMPLE_MODELS / "digits" / "1" / "model.onnx"
@@ -87,6 +87,13 @@ def test_a_model_that_only_a_child_survives_is_not_opened_for_ever(tmp_path: Pat
         mark.write_bytes(kept)
     with pytest.raises(InvalidModel, match=f"ended {MOST_ENDS} times .* then remove {mark}"):
         rehearsed(mark, lambda: None, requests_are_served=False).__enter__()
+
+
+def test_a_server_that_is_stopped_while_it_loads_has_not_died_of_the_model(tmp_path: Path) -> None:
+    mark = tmp_path / "key"
+    with rehearsed(mark, lambda: None, requests_are_served=False):
+        forgive()
+        assert not mark.exists()
 
 
 def test_without_a_place_for_marks_models_are_rehearsed(tmp_path: Path) -> None:
