@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from foldserve.errors import ExecutionFailed
 from foldserve.parity.probes import Probe
-from foldserve.runtime.session import Array, Provider, Session
+from foldserve.runtime.session import Array, Execution, Provider, Session
 from foldserve.runtime.tensors import TensorSpec
 
 
@@ -26,6 +26,11 @@ class RememberingSession:
     def provider(self) -> Provider:
         """The other session's."""
         return self._session.provider
+
+    @property
+    def execution(self) -> Execution:
+        """The other session's."""
+        return self._session.execution
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

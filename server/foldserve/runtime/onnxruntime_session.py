@@ -21,12 +21,13 @@ from foldserve.errors import (
     ProviderUnavailable,
     UnsupportedModel,
 )
-from foldserve.runtime.cpus import available_cpus
+from foldserve.runtime.cpus import available_cpus, cpu_model
+from foldserve.runtime.cuda import device_name
 from foldserve.runtime.in_memory import InMemoryModel
 from foldserve.runtime.messages import useful_part
 from foldserve.runtime.onnxruntime_module import CPU_PROVIDER, CUDA_PROVIDER, LOG_NOTHING, onnxruntime
 from foldserve.runtime.providers import resolve_provider
-from foldserve.runtime.session import Array, Provider
+from foldserve.runtime.session import Array, Execution, Precision, Provider
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.settings import ProviderChoice
 
@@ -129,11 +130,17 @@ class OnnxRuntimeSession:
         self._has_bfloat16 = any(spec.dtype == BFLOAT16 for spec in (*self._inputs, *self._outputs))
         self._has_strings = any(spec.dtype == np.object_ for spec in (*self._inputs, *self._outputs))
         self._session: Any = session
+        self._execution = _execution(session, self._provider)
 
     @property
     def provider(self) -> Provider:
         """Where the model really runs."""
         return self._provider
+
+    @property
+    def execution(self) -> Execution:
+        """How the model is really run; the runtime does not tell the precision of single layers."""
+        return self._execution
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -217,6 +224,28 @@ def create_inference_session(
         providers=providers,
         enable_fallback=False,
         disabled_optimizers=list(disabled_optimisers),
+    )
+
+
+def _execution(session: Any, provider: Provider) -> Execution:
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    if provider is Provider.CUDA:
+        tf32 = session.get_provider_options()[CUDA_PROVIDER]["use_tf32"] == "1"
+        return Execution(
+            runtime=runtime,
+            device=device_name() or "CUDA",
+            precision=Precision.TF32 if tf32 else Precision.FLOAT32,
+            threads=None,
+            streams=None,
+            layers={},
+        )
+    return Execution(
+        runtime=runtime,
+        device=cpu_model() or "CPU",
+        precision=Precision.FLOAT32,
+        threads=session.get_session_options().intra_op_num_threads,
+        streams=None,
+        layers={},
     )
 
 

@@ -13,12 +13,12 @@ import sys
 from dataclasses import dataclass
 
 from foldserve.errors import ProviderUnavailable
+from foldserve.runtime.cuda import DRIVER_LIBRARY
 from foldserve.runtime.messages import first_logged_error
 from foldserve.runtime.onnxruntime_module import CUDA_PROVIDER, onnxruntime
 from foldserve.runtime.session import Provider
 from foldserve.settings import ProviderChoice
 
-DRIVER_LIBRARY = "libcuda.so.1"
 PROBE_TIMEOUT_S = 120.0
 
 

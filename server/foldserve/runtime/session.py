@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from foldserve.runtime.tensors import TensorSpec
 
@@ -19,12 +20,50 @@ class Provider(StrEnum):
     CPU = "cpu"
 
 
+class Precision(StrEnum):
+    """In what the layers of a float32 model that cost most, convolutions and products, are computed."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    TF32 = "tf32"
+    INT8 = "int8"
+
+
+class Execution(BaseModel):
+    """How a session really runs its model, as far as the runtime tells; never what was asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    runtime: str
+    """Name and version of the runtime: "onnxruntime 1.31.1"."""
+
+    device: str
+    """What the device calls itself; "CPU" or "CUDA" where it does not."""
+
+    precision: Precision
+    """The lowest precision that the runtime may use; layers that it cannot run so have a higher one."""
+
+    threads: int | None
+    """Threads of all streams together that compute on the CPU; None where another device computes."""
+
+    streams: int | None
+    """Runs that are computed side by side, each on its share of the threads; None where all share them."""
+
+    layers: dict[str, int]
+    """Number of executed layers by precision, in the runtime's own words; empty where it does not tell."""
+
+
 class Session(Protocol):
     """A loaded model. ``run`` may be called from several threads at once; ``close`` only when none runs."""
 
     @property
     def provider(self) -> Provider:
         """Where the model really runs, whatever was asked for."""
+
+    @property
+    def execution(self) -> Execution:
+        """How the model is really run."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from foldserve.parity.judge import Judge
-from foldserve.runtime.session import Array, Provider, Session
+from foldserve.runtime.session import Array, Execution, Provider, Session
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.settings import DeclaredTensor, ModelSettings
 
@@ -51,6 +51,11 @@ class ReshapedSession:
     def provider(self) -> Provider:
         """The other session's."""
         return self._session.provider
+
+    @property
+    def execution(self) -> Execution:
+        """The other session's."""
+        return self._session.execution
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -1,6 +1,7 @@
 """A model in ONNX Runtime: what goes in and out, and what is said when it does not work."""
 
 import threading
+from importlib.metadata import version
 from pathlib import Path
 
 import ml_dtypes
@@ -15,7 +16,9 @@ from foldserve.errors import (
     ProviderUnavailable,
     UnsupportedModel,
 )
+from foldserve.runtime.cpus import available_cpus, cpu_model
 from foldserve.runtime.cuda import cuda_options
+from foldserve.runtime.distribution import require_single_onnxruntime
 from foldserve.runtime.onnxruntime_session import (
     DTYPES,
     UNSOUND_OPTIMISERS,
@@ -23,7 +26,7 @@ from foldserve.runtime.onnxruntime_session import (
     _run_bound,
 )
 from foldserve.runtime.providers import resolve_provider
-from foldserve.runtime.session import Array, Session
+from foldserve.runtime.session import Array, Execution, Precision, Session
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.settings import CudnnSearch, ParityBudget, ProviderChoice
 from onnx import numpy_helper
@@ -159,6 +162,20 @@ def test_the_provider_is_the_one_that_runs() -> None:
     assert OnnxRuntimeSession(source).provider is resolve_provider(ProviderChoice.AUTO)
     session: Session = cpu(source)
     assert session.provider == "cpu"
+
+
+def test_a_session_says_how_it_runs() -> None:
+    execution = cpu(model(RELU)).execution
+    assert execution == Execution(
+        runtime=f"onnxruntime {version(require_single_onnxruntime())}",
+        device=cpu_model() or "CPU",
+        precision=Precision.FLOAT32,
+        threads=1,
+        streams=None,
+        layers={},
+    )
+    session = OnnxRuntimeSession(model(RELU), provider=ProviderChoice.CPU)
+    assert session.execution.threads == available_cpus()
 
 
 def test_cuda_is_refused_where_it_does_not_run() -> None:

@@ -9,7 +9,8 @@ from foldserve.errors import (
     ExecutionFailed,
     ModelNotReady,
 )
-from foldserve.runtime.session import Array, Provider
+from foldserve.runtime.session import Array, Precision, Provider
+from foldserve.runtime.session import Execution as HowItRuns
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.serving.batcher import Batcher
 from foldserve.serving.waiting import Execution, Waiting
@@ -53,6 +54,9 @@ class Filter:
     """Images whose first pixel is positive, and their number: rows and axes that depend on the values."""
 
     provider = Provider.CPU
+    execution = HowItRuns(
+        runtime="numpy", device="CPU", precision=Precision.FLOAT32, threads=1, streams=None, layers={}
+    )
     inputs = (TensorSpec("images", np.dtype(np.float32), ("batch", 1, 8, 8)),)
     outputs = (
         TensorSpec("kept", np.dtype(np.float32), ("kept", 1, 8, 8)),
