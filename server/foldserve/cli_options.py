@@ -23,7 +23,7 @@ FILE_VARIABLE = "FOLDSERVE_SETTINGS"
 PANELS = {
     "Models": ("repository", "model_control", "poll_interval_s", "load_models", "load_threads"),
     "Folding and its proof": ("max_fold_tier", "parity"),
-    "Engine": ("provider", "cudnn_search", "objective", "instances", "intra_op_threads"),
+    "Engine": ("provider", "precisions", "cudnn_search", "objective", "instances", "intra_op_threads"),
     "Parity in service": ("shadow", "shadow_cpu_share", "breach_dir", "breach_max_files", "breach_max_bytes"),
     "Batching": ("max_batch_size", "max_queue_size"),
     "Network": ("host", "grpc_port", "http_host", "http_port", "management_address", "shared_memory"),

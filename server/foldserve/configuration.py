@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from foldserve.errors import ConfigurationError
 from foldserve.settings_problems import fault, problem
@@ -67,7 +68,7 @@ class Leaf:
         """A value in help texts and tables: a setting may say what it means to be unset."""
         if isinstance(value, tuple | list):
             return ", ".join(map(str, value)) or "none"
-        if value is None:
+        if value is None or value is PydanticUndefined:
             extra = self.field.json_schema_extra
             return str(extra.get("unset", "none")) if isinstance(extra, dict) else "none"
         return str(value).lower() if isinstance(value, bool) else str(value)

@@ -27,9 +27,9 @@ from foldserve.runtime.in_memory import InMemoryModel
 from foldserve.runtime.messages import useful_part
 from foldserve.runtime.onnxruntime_module import CPU_PROVIDER, CUDA_PROVIDER, LOG_NOTHING, onnxruntime
 from foldserve.runtime.providers import resolve_provider
-from foldserve.runtime.session import Array, Execution, Precision, Provider
+from foldserve.runtime.session import Array, Execution, Provider
 from foldserve.runtime.tensors import TensorSpec
-from foldserve.settings import ProviderChoice
+from foldserve.settings import Precision, ProviderChoice
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 

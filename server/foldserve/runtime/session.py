@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from foldserve.runtime.tensors import TensorSpec
+from foldserve.settings import Precision
 
 Array = NDArray[np.generic]
 
@@ -18,16 +19,6 @@ class Provider(StrEnum):
 
     CUDA = "cuda"
     CPU = "cpu"
-
-
-class Precision(StrEnum):
-    """In what the layers of a float32 model that cost most, convolutions and products, are computed."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    TF32 = "tf32"
-    INT8 = "int8"
 
 
 class Execution(BaseModel):

@@ -11,6 +11,16 @@ class ProviderChoice(StrEnum):
     CPU = "cpu"
 
 
+class Precision(StrEnum):
+    """In what the layers of a float32 model that cost most, convolutions and products, are computed."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    TF32 = "tf32"
+    INT8 = "int8"
+
+
 class LogFormat(StrEnum):
     """How log lines are written."""
 

@@ -16,10 +16,20 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from foldserve.settings.choices import CudnnSearch, Objective, ProviderChoice, ReferenceMode, TimeoutAction
+from foldserve.settings.choices import (
+    CudnnSearch,
+    Objective,
+    Precision,
+    ProviderChoice,
+    ReferenceMode,
+    TimeoutAction,
+)
 
 MEASURED: JsonDict = {"unset": "measured"}
 """Of a setting whose default is None: what tables and help texts say in its place."""
+
+SCALED_MAX_TIMES = 10.0
+"""A single element may be off by so many times what a whole output may, unless its owner says otherwise."""
 
 
 class _Settings(BaseModel):
@@ -27,13 +37,20 @@ class _Settings(BaseModel):
 
 
 class ParityBudget(_Settings):
-    """How far a model's answers may move before the unfolded model is served instead."""
+    """How far a model's answers may move: the fastest engine within it serves, and outside it none does."""
 
     relative_l2: float = Field(default=1e-5, gt=0)
     """Largest ‖served − reference‖₂ / ‖reference‖₂ of any output; by default fifty times float32's noise."""
 
-    scaled_max: float = Field(default=1e-4, gt=0)
+    scaled_max: float = Field(
+        default_factory=lambda before: SCALED_MAX_TIMES * before.get("relative_l2", 1e-5),
+        gt=0,
+        json_schema_extra={"unset": "10 × relative L2"},
+    )
     """Largest max|served − reference| / max|reference| of any output."""
+
+    top1_agreement: float = Field(default=0.0, ge=0, le=1)
+    """Smallest share of rows whose arg-max is the reference's, for outputs that look like class scores."""
 
 
 class ShadowSettings(_Settings):
@@ -69,6 +86,14 @@ class ModelDefaults(_Settings):
 
     provider: ProviderChoice = ProviderChoice.AUTO
     """Execution provider; ``auto`` takes CUDA only where a session really runs on it."""
+
+    precisions: tuple[Precision, ...] = (
+        Precision.FLOAT32,
+        Precision.BFLOAT16,
+        Precision.TF32,
+        Precision.FLOAT16,
+    )
+    """Precisions in which engines are tried; ``int8``, calibrated on the model's samples, wants naming."""
 
     cudnn_search: CudnnSearch = CudnnSearch.HEURISTIC
     """How cuDNN chooses algorithms; ``exhaustive`` tries all, which takes a while for each new shape."""

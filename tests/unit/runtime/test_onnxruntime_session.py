@@ -26,9 +26,9 @@ from foldserve.runtime.onnxruntime_session import (
     _run_bound,
 )
 from foldserve.runtime.providers import resolve_provider
-from foldserve.runtime.session import Array, Execution, Precision, Session
+from foldserve.runtime.session import Array, Execution, Session
 from foldserve.runtime.tensors import TensorSpec
-from foldserve.settings import CudnnSearch, ParityBudget, ProviderChoice
+from foldserve.settings import CudnnSearch, ParityBudget, Precision, ProviderChoice
 from onnx import numpy_helper
 from running import EXAMPLE_MODELS
 

@@ -9,11 +9,12 @@ from foldserve.errors import (
     ExecutionFailed,
     ModelNotReady,
 )
-from foldserve.runtime.session import Array, Precision, Provider
+from foldserve.runtime.session import Array, Provider
 from foldserve.runtime.session import Execution as HowItRuns
 from foldserve.runtime.tensors import TensorSpec
 from foldserve.serving.batcher import Batcher
 from foldserve.serving.waiting import Execution, Waiting
+from foldserve.settings import Precision
 from unit.serving.held_engine import (
     POISON,
     Caller,
