@@ -206,13 +206,14 @@ class AsyncClient(AsyncControl):
         output: str | None = None,
         version: str = "",
         request_id: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
         timeout_s: float | None = None,
     ) -> list[list[ClassScore]]:
         """The ``top`` classes of each row, the best one first, as the server names them.
 
         ``output`` is the one that has the scores, for a model with several.
         """
-        asked = Asked(version, request_id=request_id)
+        asked = Asked(version, request_id=request_id, parameters=parameters or {})
         return await self._run(self._inferring.classify(model, inputs, top, output, asked), timeout_s)
 
     async def model_metadata(

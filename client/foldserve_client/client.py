@@ -195,6 +195,7 @@ class Client(Control):
         output: str | None = None,
         version: str = "",
         request_id: str = "",
+        parameters: Mapping[str, Parameter] | None = None,
         timeout_s: float | None = None,
     ) -> list[list[ClassScore]]:
         """The ``top`` classes of each row, the best one first, as the server names them.
@@ -206,7 +207,7 @@ class Client(Control):
         >>> best.index, best.value > second.value
         (8, True)
         """
-        asked = Asked(version, request_id=request_id)
+        asked = Asked(version, request_id=request_id, parameters=parameters or {})
         return self._run(self._inferring.classify(model, inputs, top, output, asked), timeout_s)
 
     def model_metadata(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foldserve_client.options import MANAGEMENT, Connecting, connected
+from foldserve_client.options import MANAGEMENT, PANEL, Connecting, connected
 from foldserve_client.preparation import TO_ONE, Fit, Layout
 from foldserve_client.printing import message, print_json, show, show_classes, show_result
 from foldserve_client.repository_commands import repository
@@ -59,6 +59,19 @@ def infer(
         Path | None,
         typer.Option(metavar="FILE", help="Write the outputs to this .npz file instead.", dir_okay=False),
     ] = None,
+    request_id: Annotated[str, typer.Option(metavar="ID", help="What the server's log calls it.")] = "",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Of the request: priority=1, say; repeat it for more."),
+    ] = None,
+    shared_memory: Annotated[
+        bool,
+        typer.Option(
+            "--shared-memory",
+            help="Pass larger tensors so; the server is here and lets it.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False,
     version: Version = "",
     as_json: AsJson = False,
     top: Annotated[int, _of_images("NUMBER", "Classes to show of each; 0: the outputs.", min=0)] = 5,
@@ -77,14 +90,16 @@ def infer(
     """Run a model on arrays, or on images, in files."""
     from foldserve_client import infer_command as work
     from foldserve_client.files import UnreadableFile, check_npz, write_arrays
+    from foldserve_client.inference import Asked
 
     try:
         if save is not None:
             check_npz(save)
         preparation = work.preparation(size=size, fit=fit, layout=layout, scale=scale, mean=mean, std=std)
         arrays = work.arrays_in(files)
-        task = work.Task(model, version, tuple(files), arrays, tuple(output or ()), preparation, top, labels)
-        with connecting.client() as client:
+        asked = Asked(version, tuple(output or ()), request_id, work.parameters(parameter or ()))
+        task = work.Task(model, tuple(files), arrays, asked, preparation, top, labels)
+        with connecting.client(shared_memory=shared_memory) as client:
             answer = work.ask(client, task, whole=save is not None)
         if isinstance(answer, list):
             show_classes(answer, as_json=as_json)
@@ -114,17 +129,26 @@ def metadata(
 
 
 @connected(app)
+def config(connecting: Connecting, model: Model, *, version: Version = "", as_json: AsJson = False) -> None:
+    """Show what a model runs with, as Triton's ModelConfig."""
+    with connecting.client() as client:
+        show(client.model_config(model, version=version), "model_config", as_json=as_json)
+
+
+@connected(app)
+def live(connecting: Connecting, *, as_json: AsJson = False) -> None:
+    """Say whether the server is up; exit with 1 if not."""
+    with connecting.client() as client:
+        _tell("live", client.live(), as_json=as_json)
+
+
+@connected(app)
 def ready(
     connecting: Connecting, model: OptionalModel = None, *, version: Version = "", as_json: AsJson = False
 ) -> None:
     """Say whether a model, or the server, takes requests; exit with 1 if not."""
     with connecting.client() as client:
-        is_ready = client.ready(model, version=version)
-    if as_json:
-        print_json({"ready": is_ready})
-    else:
-        print("ready" if is_ready else "not ready")
-    raise typer.Exit(0 if is_ready else 1)
+        _tell("ready", client.ready(model, version=version), as_json=as_json)
 
 
 @connected(app)
@@ -177,3 +201,12 @@ def stats(
     """Show how many requests each model answered, and what the stages took."""
     with connecting.client() as client:
         show(client.statistics(model, version=version), "statistics", as_json=as_json)
+
+
+def _tell(what: str, is_so: bool, *, as_json: bool) -> None:
+    """Print it, and exit as it is."""
+    if as_json:
+        print_json({what: is_so})
+    else:
+        print(what if is_so else f"not {what}")
+    raise typer.Exit(0 if is_so else 1)

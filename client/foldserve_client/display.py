@@ -3,10 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from foldserve_proto import fold_service_pb2 as fold_pb
 from foldserve_proto import grpc_service_pb2 as pb
+from foldserve_proto.model_config_pb2 import DataType, ModelConfig
+from google.protobuf.json_format import MessageToDict
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -34,6 +37,19 @@ def model_metadata(model: pb.ModelMetadataResponse) -> RenderableType:
         tensors.add_row(kind, escape(tensor.name), tensor.datatype, _shape(tensor.shape))
     facts = {"model": model.name, "versions": ", ".join(model.versions), "platform": model.platform}
     return Group(_facts(facts | dict(sorted(model.properties.items()))), tensors)
+
+
+def model_config(config: ModelConfig) -> RenderableType:
+    """A table of the tensors, then whatever else is set, by the names that it has in ``config.pbtxt``."""
+    tensors = _table("", "tensor", "data type", "dims")
+    for kind, declared in (("input", config.input), ("output", config.output)):
+        for tensor in declared:
+            tensors.add_row(kind, escape(tensor.name), DataType.Name(tensor.data_type), _shape(tensor.dims))
+    fields = MessageToDict(config, preserving_proto_field_name=True)
+    facts = {"model": fields.pop("name", "")}
+    for name in fields.keys() - {"input", "output"}:
+        facts |= _dotted(name, fields[name])
+    return Group(_facts(dict(sorted(facts.items()))), tensors)
 
 
 def repository_index(index: pb.RepositoryIndexResponse) -> RenderableType:
@@ -247,6 +263,20 @@ def _changes(report: fold_pb.FoldReport) -> str:
 
 def _shape(shape: Iterable[int]) -> str:
     return " × ".join("?" if size < 0 else str(size) for size in shape) or "scalar"
+
+
+def _dotted(path: str, value: Any) -> dict[str, str]:
+    """What is in a field, each value under the path to it."""
+    match value:
+        case dict():
+            inner = [_dotted(f"{path}.{name}", one) for name, one in value.items()]
+        case [dict(), *_]:
+            inner = [_dotted(f"{path}[{index}]", one) for index, one in enumerate(value)]
+        case list():
+            return {path: ", ".join(map(str, value))}
+        case _:
+            return {path: str(value).lower() if isinstance(value, bool) else str(value)}
+    return {name: text for one in inner for name, text in one.items()}
 
 
 def _facts(facts: dict[str, str]) -> Table:

@@ -1,5 +1,6 @@
 """What ``foldserve-client infer`` does: files in, answers out."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from foldserve_client.client import Client
 from foldserve_client.errors import InvalidArgument
 from foldserve_client.files import UnreadableFile, holds_arrays, read_arrays, read_labels
 from foldserve_client.images import check_image, read_images
-from foldserve_client.inference import InferResult, Inputs, Signature, Spec
+from foldserve_client.inference import Asked, InferResult, Inputs, Parameter, Signature, Spec
 from foldserve_client.inferring import ClassScore
 from foldserve_client.preparation import Fit, Layout, Preparation
+from foldserve_client.tensors import Array
 
 Classified: TypeAlias = list[tuple[str, list[ClassScore]]]
 """Each image's file and its classes, the best one first."""
@@ -23,12 +25,11 @@ class Task:
     """What to run, on what."""
 
     model: str
-    version: str
     files: tuple[Path, ...]
     arrays: Inputs | None
     """What the only file holds; None where the files are images."""
 
-    outputs: tuple[str, ...]
+    asked: Asked
     preparation: Preparation
     top: int
     labels: Path | None
@@ -39,6 +40,21 @@ def preparation(*, size: str, fit: Fit, layout: Layout, scale: float, mean: str,
     return Preparation(
         _size(size) if size else None, fit, layout, scale, _numbers("mean", mean), _numbers("std", std)
     )
+
+
+def parameters(texts: Sequence[str]) -> dict[str, Parameter]:
+    """Values by name, from ``NAME=VALUE``: true, false and numbers as such, all else as text."""
+    found: dict[str, Parameter] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UnreadableFile(f"--parameter is '{text}'; write NAME=VALUE")
+        try:
+            meant = json.loads(value)
+        except ValueError:
+            meant = value
+        found[name] = meant if isinstance(meant, bool | int | float | str) else value
+    return found
 
 
 def arrays_in(files: Sequence[Path]) -> Inputs | None:
@@ -55,29 +71,46 @@ def arrays_in(files: Sequence[Path]) -> Inputs | None:
 def ask(client: Client, task: Task, *, whole: bool) -> InferResult | Classified:
     """The answer of the model: classes where images are classified, the outputs themselves if ``whole``."""
     if task.arrays is not None:
-        return client.infer(task.model, task.arrays, version=task.version, outputs=task.outputs)
-    signature = Signature(client.model_metadata(task.model, version=task.version))
+        return _infer(client, task, task.arrays)
+    asked = task.asked
+    signature = Signature(client.model_metadata(task.model, version=asked.version))
     if len(signature.inputs) != 1:
         raise InvalidArgument(f"model '{task.model}' takes {len(signature.inputs)} inputs; give an .npz file")
     (taken,) = signature.inputs
     images = read_images(task.files, taken, task.preparation)
     batches = list(splitting.parts([images], len(images) if taken.shape[0] == -1 else taken.shape[0]))
-    if task.top and not whole and _names_classes(_outputs(signature, task.outputs)):
-        rows = [
-            row
-            for (batch,) in batches
-            for row in client.classify(
-                task.model, batch, top=task.top, output=next(iter(task.outputs), None), version=task.version
-            )
-        ]
+    if task.top and not whole and _names_classes(_outputs(signature, asked.outputs)):
+        rows = [row for (batch,) in batches for row in _classify(client, task, batch)]
         return [(str(file), row) for file, row in zip(task.files, _labelled(rows, task.labels), strict=True)]
-    answers = [
-        client.infer(task.model, batch, version=task.version, outputs=task.outputs) for (batch,) in batches
-    ]
-    return splitting.joined(answers)
+    return splitting.joined([_infer(client, task, batch) for (batch,) in batches])
 
 
-def _outputs(signature: Signature, names: tuple[str, ...]) -> list[Spec]:
+def _infer(client: Client, task: Task, inputs: Inputs) -> InferResult:
+    asked = task.asked
+    return client.infer(
+        task.model,
+        inputs,
+        version=asked.version,
+        outputs=asked.outputs,
+        request_id=asked.request_id,
+        parameters=asked.parameters,
+    )
+
+
+def _classify(client: Client, task: Task, images: Array) -> list[list[ClassScore]]:
+    asked = task.asked
+    return client.classify(
+        task.model,
+        images,
+        top=task.top,
+        output=next(iter(asked.outputs), None),
+        version=asked.version,
+        request_id=asked.request_id,
+        parameters=asked.parameters,
+    )
+
+
+def _outputs(signature: Signature, names: Sequence[str]) -> list[Spec]:
     return [output for output in signature.outputs if not names or output.name in names]
 
 

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate
 
@@ -11,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from foldserve_client.client import Client
-    from foldserve_client.connection import Tls
+    from foldserve_client.connection import Compression, Tls
 
 SERVER = "localhost:8001"
 MANAGEMENT = "localhost:8003"
@@ -19,6 +20,13 @@ MANAGEMENT = "localhost:8003"
 
 TIMEOUT_S = 60.0
 PANEL = "Connection"
+
+
+class Compressing(StrEnum):
+    """What makes messages smaller on the way."""
+
+    gzip = "gzip"
+    deflate = "deflate"
 
 
 def _file(help_text: str) -> Any:
@@ -53,6 +61,10 @@ class Connecting:
         Path | None, _file("Holds the token to show the server; else FOLDSERVE_TOKEN is the token.")
     ] = None
     token: Annotated[str | None, typer.Option(envvar="FOLDSERVE_TOKEN", hidden=True)] = None
+    compression: Annotated[
+        Compressing | None,
+        typer.Option(help="Of what is sent; pays on slow networks only.", rich_help_panel=PANEL),
+    ] = None
     timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="Longest to wait for the answer.", min=0, rich_help_panel=PANEL),
@@ -72,15 +84,26 @@ class Connecting:
         token = self.token if self.token_file is None else self.token_file.read_text().strip()
         return Tls(*files, self.server_name) if wanted else None, token
 
+    def compressing(self) -> "Compression | None":
+        """As clients take it."""
+        return None if self.compression is None else self.compression.value
+
     @contextmanager
-    def client(self) -> Iterator["Client"]:
+    def client(self, *, shared_memory: bool = False) -> Iterator["Client"]:
         """A client for one command; its errors end the command with 1, options that cannot work with 2."""
         from foldserve_client.client import Client  # noqa: PLC0415 - the help does not wait for gRPC
         from foldserve_client.errors import ClientError  # noqa: PLC0415
 
         try:
             tls, token = self.credentials()
-            client = Client(self.addresses(), tls=tls, token=token, timeout_s=self.timeout)
+            client = Client(
+                self.addresses(),
+                tls=tls,
+                token=token,
+                compression=self.compressing(),
+                timeout_s=self.timeout,
+                shared_memory=shared_memory,
+            )
         except (OSError, ValueError) as error:
             raise typer.BadParameter(str(error)) from None
         with client:

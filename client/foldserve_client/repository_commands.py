@@ -19,17 +19,48 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @connected(repository)
-def index(connecting: Connecting, *, as_json: AsJson = False) -> None:
+def index(
+    connecting: Connecting,
+    *,
+    repository: Annotated[str, typer.Option(metavar="NAME", help="One of several; none for all.")] = "",
+    as_json: AsJson = False,
+) -> None:
     """List the models, their states, and why one is not ready."""
     with connecting.client() as client:
-        show(client.repository_index(), "repository_index", as_json=as_json)
+        show(client.repository_index(repository), "repository_index", as_json=as_json)
 
 
 @connected(repository, address=MANAGEMENT, timeout_s=LOAD_TIMEOUT_S)
-def load(connecting: Connecting, model: Model, *, as_json: AsJson = False) -> None:
+def load(
+    connecting: Connecting,
+    model: Model,
+    *,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|JSON", help="ModelConfig instead of the model's own: JSON, .json or .pbtxt."
+        ),
+    ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]PATH",
+            help="The model itself, and its other files: 1/model.onnx=net.onnx; net.onnx alone is version 1.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Load a model, or load it again, where the server is in model control mode explicit."""
+    from foldserve_client.files import UnreadableFile  # noqa: PLC0415 - the help waits for no library
+    from foldserve_client.uploads import config_in, contents_of  # noqa: PLC0415
+
+    try:
+        wanted = None if config is None else config_in(config)
+        files = contents_of(file or ())
+    except UnreadableFile as error:
+        raise typer.BadParameter(str(error)) from None
     with connecting.client() as client:
-        client.load_model(model)
+        client.load_model(model, config=wanted, files=files)
     _tell("loaded", model, as_json=as_json)
 
 

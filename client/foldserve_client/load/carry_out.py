@@ -203,7 +203,7 @@ def _written(report: Report, file: Path, write: Callable[[Report, Path], None]) 
 def _target(connecting: Connecting) -> Target:
     """The server that the options name, and how it lets us in."""
     try:
-        return Target(connecting.addresses(), *connecting.credentials())
+        return Target(connecting.addresses(), *connecting.credentials(), connecting.compressing())
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
 

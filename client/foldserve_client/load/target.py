@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import grpc
 
 from foldserve_client.client import Client
-from foldserve_client.connection import Connection, Tls
+from foldserve_client.connection import Compression, Connection, Tls
 
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 """Channels of one process would share a connection without it."""
@@ -20,21 +20,23 @@ class Target:
 
     tls: Tls | None = None
     token: str | None = None
+    compression: Compression | None = None
 
     def __str__(self) -> str:
         return self.addresses if isinstance(self.addresses, str) else ", ".join(self.addresses)
 
     def client(self) -> Client:
         """A client of it, to ask what it is."""
-        return Client(self.addresses, tls=self.tls, token=self.token)
+        return Client(self.addresses, tls=self.tls, token=self.token, compression=self.compression)
 
     def channel(self) -> grpc.Channel:
         """A new connection, which nobody else uses and on which nothing is tried twice."""
         connection = self._connection()
         options = (*connection.options, OWN_CONNECTION)
         if self.tls is None:
-            return grpc.insecure_channel(connection.target, options)
-        return grpc.secure_channel(connection.target, self.tls.credentials(), options)
+            return grpc.insecure_channel(connection.target, options, connection.compression)
+        credentials = self.tls.credentials()
+        return grpc.secure_channel(connection.target, credentials, options, connection.compression)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -42,4 +44,6 @@ class Target:
         return self._connection().metadata
 
     def _connection(self) -> Connection:
-        return Connection.to(self.addresses, tls=self.tls, token=self.token, compression=None, retries=0)
+        return Connection.to(
+            self.addresses, tls=self.tls, token=self.token, compression=self.compression, retries=0
+        )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from foldserve_client import cli
 from foldserve_client.commands import app
+from forwarding import forwarding
 from typer.testing import CliRunner, Result
 from unit.client.echo import EchoServicer, ReportServicer
 
@@ -251,3 +252,21 @@ def test_drift_shows_every_layer_or_why_there_is_none(address: str, reports: Rep
     assert as_json["drift"]["layers"][0]["variance"] == 0.125
     reports.drift_unavailable = "the model has no BatchNorm"
     assert "unknown: the model has no BatchNorm" in run("drift", "echo", "--address", address).output
+
+
+def test_messages_are_compressed_where_that_is_asked_for(
+    address: str, echo: EchoServicer, tmp_path: Path
+) -> None:
+    echo.serve("wide", [("x", "FP32", [-1])], ["y"])
+    np.save(tmp_path / "x.npy", np.zeros(25_000, np.float32))
+
+    def sent(*options: str) -> int:
+        with forwarding(address) as way:
+            result = run("infer", "wide", tmp_path / "x.npy", "--address", way.address, *options)
+            assert result.exit_code == 0, result.output
+            return way.sent
+
+    assert sent() > 100_000
+    assert sent("--compression", "gzip") < 10_000
+    assert sent("--compression", "deflate") < 10_000
+    assert run("infer", "wide", tmp_path / "x.npy", "--compression", "zstd").exit_code == 2

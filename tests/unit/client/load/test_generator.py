@@ -19,6 +19,7 @@ from foldserve_client.load.recording import Outcomes, Recorder
 from foldserve_client.load.target import Target
 from foldserve_client.load.worker import Finished, Pool
 from foldserve_proto import grpc_service_pb2 as pb
+from forwarding import forwarding
 from unit.client.echo import EchoServicer
 
 LONG_S = 60.0
@@ -183,3 +184,15 @@ def test_a_process_that_ends_is_noticed(address: str, echo: EchoServicer) -> Non
         pool._processes[0].kill()
         with pytest.raises(LoadTestError, match="ended before its time"):
             list(reports)
+
+
+def test_requests_are_compressed_where_that_is_asked_for(address: str, echo: EchoServicer) -> None:
+    echo.serve("wide", [("x", "FP32", [-1])], ["y"])
+    wide = serialize(Share("wide"), echo.models["wide"], [{"x": np.zeros(25_000, np.float32)}])
+    with forwarding(address) as way:
+        generator = Generator(Target(way.address, compression="gzip"), cycle([wide]), 1, timeout_s=LONG_S)
+        generator.start(time.monotonic(), 0.0, 1)
+        generator.closed([Presence(0.0, LONG_S)])
+        assert _taken(generator).code.tolist() == [0]
+        generator.close()
+        assert way.sent < 10_000
