@@ -34,8 +34,8 @@ def ms(figure: Result) -> str:
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
     """A table of Markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- |", "|---|")
+    cells = [f"| {' | '.join(line)} |" for line in (columns, *rows)]
+    return "\n".join([cells[0], "|---" * len(columns) + "|", *cells[1:]])
 
 
 def payload(result: Result) -> str:
