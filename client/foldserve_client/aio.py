@@ -14,15 +14,14 @@ from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 
 from foldserve_client.aio_control import AsyncControl
 from foldserve_client.connection import (
-    DEFAULT_ADDRESS,
     DEFAULT_RETRIES,
-    DEFAULT_TIMEOUT_S,
     Addresses,
     Compression,
     Connection,
     Deadline,
     Tls,
 )
+from foldserve_client.defaults import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from foldserve_client.errors import CLOSED, Cancelled, ClientError, Unavailable
 from foldserve_client.inference import Asked, InferResult, Inputs, Parameter
 from foldserve_client.inferring import ClassScore, Inferring
@@ -44,7 +43,15 @@ class AsyncClient(AsyncControl):
 
     Every method raises a :class:`~foldserve_client.errors.ClientError` where the server refuses or cannot be
     reached. ``timeout_s`` covers the whole method; None in a method means the client's own, None in the
-    client means none. An empty ``version`` leaves the choice to the server.
+    client, or ``math.inf`` in either, means none. An empty ``version`` leaves the choice to the server.
+
+    In the examples ``client`` is connected to ``localhost:8001``, ``manager`` to the management address,
+    ``localhost:8003``, and ``await`` works as it does in ``python -m asyncio``.
+
+    >>> images = np.load("examples/data/digits_test.npz")["images"]
+    >>> async with AsyncClient("localhost:8001") as client:
+    ...     (await client.infer("digits", images)).output.shape
+    (360, 10)
     """
 
     def __init__(
@@ -103,16 +110,13 @@ class AsyncClient(AsyncControl):
     ) -> InferResult:
         """Run a model once.
 
-        ``inputs`` is one array for a model with one input, else arrays by name; anything with ``__array__``
-        is an array: torch's tensors, PIL's images. Arrays must have the dtype that the model declares; lists
-        and numbers are converted to it. ``outputs`` names the outputs to return, empty for all. A batch that
+        ``inputs`` is one array for a model with one input, else arrays by name; what numpy can view as one is
+        an array: torch's tensors, PIL's images. Arrays must have the dtype that the model declares; lists and
+        numbers are converted to it. ``outputs`` names the outputs to return, empty for all. A batch that
         the server would not take at once is sent in parts, side by side, and the answers are joined in order.
 
-        >>> async def first_digit() -> int:
-        ...     async with AsyncClient(address) as client:
-        ...         return (await client.infer("digits", images[:1])).output.argmax()
-        >>> print(asyncio.run(first_digit()))
-        8
+        >>> (await client.infer("digits", images, outputs=["logits"]))["logits"].shape
+        (360, 10)
         """
         asked = Asked(version, outputs, request_id, parameters or {})
         return await self._run(self._inferring.infer(model, inputs, asked), timeout_s)
@@ -138,6 +142,12 @@ class AsyncClient(AsyncControl):
         nothing; the stream ends with an exception where the connection or ``inputs`` fails. Its requests are
         called ``<request_id>/0`` and so on. ``timeout_s`` is for the whole stream, without limit unless
         given.
+
+        >>> async for answer in client.stream("digits", images[:3, None]):
+        ...     print(answer.index, answer.result.output.argmax())
+        0 8
+        1 2
+        2 9
         """
         deadline = Deadline.after(timeout_s)
         signature = await self._run(self._inferring.signature(model, version), timeout_s)
@@ -212,6 +222,10 @@ class AsyncClient(AsyncControl):
         """The ``top`` classes of each row, the best one first, as the server names them.
 
         ``output`` is the one that has the scores, for a model with several.
+
+        >>> ((best, second),) = await client.classify("digits", images[:1], top=2)
+        >>> best.index, best.value > second.value
+        (8, True)
         """
         asked = Asked(version, request_id=request_id, parameters=parameters or {})
         return await self._run(self._inferring.classify(model, inputs, top, output, asked), timeout_s)
@@ -219,11 +233,22 @@ class AsyncClient(AsyncControl):
     async def model_metadata(
         self, model: str, *, version: str = "", timeout_s: float | None = None
     ) -> ModelMetadataResponse:
-        """A model's versions, inputs, outputs and properties."""
+        """A model's versions, inputs, outputs and properties.
+
+        >>> (taken,) = (await client.model_metadata("digits")).inputs
+        >>> taken.name, taken.datatype, list(taken.shape)
+        ('images', 'FP32', [-1, 1, 8, 8])
+        """
         return await self._run(self._inferring.metadata(model, version), timeout_s)
 
     async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled, later ones refused."""
+        """Close the connection; calls in flight are cancelled, later ones refused.
+
+        >>> await client.close()
+        >>> await client.live()
+        Traceback (most recent call last):
+        foldserve_client.errors.Cancelled: CANCELLED: the client is closed
+        """
         if self._is_closed:
             return
         self._is_closed = True

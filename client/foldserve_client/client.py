@@ -17,9 +17,7 @@ from foldserve_proto.grpc_service_pb2 import (
 from foldserve_proto.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 
 from foldserve_client.connection import (
-    DEFAULT_ADDRESS,
     DEFAULT_RETRIES,
-    DEFAULT_TIMEOUT_S,
     Addresses,
     Compression,
     Connection,
@@ -27,6 +25,7 @@ from foldserve_client.connection import (
     Tls,
 )
 from foldserve_client.control import Control
+from foldserve_client.defaults import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from foldserve_client.errors import CLOSED, Cancelled, ClientError
 from foldserve_client.inference import Asked, InferResult, Inputs, Parameter
 from foldserve_client.inferring import ClassScore, Inferring
@@ -43,7 +42,15 @@ class Client(Control):
 
     Every method raises a :class:`~foldserve_client.errors.ClientError` where the server refuses or cannot be
     reached. ``timeout_s`` covers the whole method; None in a method means the client's own, None in the
-    client means none. An empty ``version`` leaves the choice to the server.
+    client, or ``math.inf`` in either, means none. An empty ``version`` leaves the choice to the server.
+
+    In the examples ``client`` is connected to ``localhost:8001``, ``manager`` to the management address,
+    ``localhost:8003``.
+
+    >>> images = np.load("examples/data/digits_test.npz")["images"]
+    >>> with Client("localhost:8001") as client:
+    ...     client.infer("digits", images).output.shape
+    (360, 10)
     """
 
     def __init__(
@@ -96,14 +103,12 @@ class Client(Control):
     ) -> InferResult:
         """Run a model once.
 
-        ``inputs`` is one array for a model with one input, else arrays by name; anything with ``__array__``
-        is an array: torch's tensors, PIL's images. Arrays must have the dtype that the model declares; lists
-        and numbers are converted to it. ``outputs`` names the outputs to return, empty for all. A batch that
+        ``inputs`` is one array for a model with one input, else arrays by name; what numpy can view as one is
+        an array: torch's tensors, PIL's images. Arrays must have the dtype that the model declares; lists and
+        numbers are converted to it. ``outputs`` names the outputs to return, empty for all. A batch that
         the server would not take at once is sent in parts, side by side, and the answers are joined in order.
 
-        >>> with Client(address) as client:
-        ...     result = client.infer("digits", images)
-        >>> result.output.shape
+        >>> client.infer("digits", images, outputs=["logits"])["logits"].shape
         (360, 10)
         """
         asked = Asked(version, outputs, request_id, parameters or {})
@@ -130,9 +135,11 @@ class Client(Control):
         exception where the connection or ``inputs`` fails. Its requests are called ``<request_id>/0`` and so
         on. ``timeout_s`` is for the whole stream, without limit unless given.
 
-        >>> with Client(address) as client:
-        ...     [answer.result.output.argmax() for answer in client.stream("digits", images[:3, None])]
-        [np.int64(8), np.int64(2), np.int64(9)]
+        >>> for answer in client.stream("digits", images[:3, None]):
+        ...     print(answer.index, answer.result.output.argmax())
+        0 8
+        1 2
+        2 9
         """
         deadline = Deadline.after(timeout_s)
         signature = self._run(self._inferring.signature(model, version), timeout_s)
@@ -202,8 +209,7 @@ class Client(Control):
 
         ``output`` is the one that has the scores, for a model with several.
 
-        >>> with Client(address) as client:
-        ...     ((best, second),) = client.classify("digits", images[:1], top=2)
+        >>> ((best, second),) = client.classify("digits", images[:1], top=2)
         >>> best.index, best.value > second.value
         (8, True)
         """
@@ -213,11 +219,22 @@ class Client(Control):
     def model_metadata(
         self, model: str, *, version: str = "", timeout_s: float | None = None
     ) -> ModelMetadataResponse:
-        """A model's versions, inputs, outputs and properties."""
+        """A model's versions, inputs, outputs and properties.
+
+        >>> (taken,) = client.model_metadata("digits").inputs
+        >>> taken.name, taken.datatype, list(taken.shape)
+        ('images', 'FP32', [-1, 1, 8, 8])
+        """
         return self._run(self._inferring.metadata(model, version), timeout_s)
 
     def close(self) -> None:
-        """Close the connection; calls in flight are cancelled, later ones refused."""
+        """Close the connection; calls in flight are cancelled, later ones refused.
+
+        >>> client.close()
+        >>> client.live()
+        Traceback (most recent call last):
+        foldserve_client.errors.Cancelled: CANCELLED: the client is closed
+        """
         if self._is_closed:
             return
         self._is_closed = True

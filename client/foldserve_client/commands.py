@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from foldserve_client.options import MANAGEMENT, PANEL, Connecting, connected
+from foldserve_client.defaults import MANAGEMENT_ADDRESS
+from foldserve_client.options import PANEL, Connecting, connected
 from foldserve_client.preparation import TO_ONE, Fit, Layout
 from foldserve_client.printing import message, print_json, show, show_classes, show_result
 from foldserve_client.repository_commands import repository
@@ -178,7 +179,7 @@ def drift(connecting: Connecting, model: Model, *, version: Version = "", as_jso
         show(client.drift(model, version=version), "drift", as_json=as_json)
 
 
-@connected(app, address=MANAGEMENT)
+@connected(app, address=MANAGEMENT_ADDRESS)
 def reset(connecting: Connecting, model: Model, *, version: Version = "", as_json: AsJson = False) -> None:
     """Let a model that fell back to its unfolded form answer again as it was loaded."""
     with connecting.client() as client:

@@ -1,6 +1,7 @@
 """How both clients connect: where to, how secured, what is tried again, and how long they wait."""
 
 import json
+import math
 import random
 import socket
 import time
@@ -15,8 +16,6 @@ from google.protobuf.message import Message
 from foldserve_client.diagnosis import explained
 from foldserve_client.errors import ClientError, from_status
 
-DEFAULT_ADDRESS = "localhost:8001"
-DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_RETRIES = 3
 MOST_RETRIES = 4
 """gRPC makes five attempts at most."""
@@ -25,8 +24,14 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 1.0
 RESEND_BYTES = 1 << 30
 """Most that is kept of requests to send them again; gRPC's own 256 KiB are less than an image."""
 
-UNLIMITED = -1
+UNLIMITED_BYTES = -1
 """Tensors are large, and the server has a limit of its own."""
+
+KEEPALIVE_S = 330.0
+KEEPALIVE_TIMEOUT_S = 20.0
+"""How long a connection with a request on it may be silent until the server is asked for a sign of life, and
+how long that may take: a stream without a time limit would wait for ever for a host that vanished. Servers
+close connections that ask more often than every five minutes, unless told otherwise."""
 
 IDEMPOTENT = {
     "inference.GRPCInferenceService": (
@@ -130,8 +135,10 @@ class Connection:
         target = _target_of_several(listed) if several else listed[0]
         in_turn = several or target.startswith("dns:")
         options: dict[str, Any] = {
-            "grpc.max_receive_message_length": UNLIMITED,
-            "grpc.max_send_message_length": UNLIMITED,
+            "grpc.max_receive_message_length": UNLIMITED_BYTES,
+            "grpc.max_send_message_length": UNLIMITED_BYTES,
+            "grpc.keepalive_time_ms": round(1e3 * KEEPALIVE_S),
+            "grpc.keepalive_timeout_ms": round(1e3 * KEEPALIVE_TIMEOUT_S),
             "grpc.per_rpc_retry_buffer_size": RESEND_BYTES,
             "grpc.service_config": json.dumps(service_config(retries, in_turn=in_turn)),
         }
@@ -169,8 +176,8 @@ class Deadline:
 
     @classmethod
     def after(cls, timeout_s: float | None) -> Self:
-        """The deadline ``timeout_s`` seconds from now."""
-        return cls(None if timeout_s is None else time.monotonic() + timeout_s)
+        """The deadline ``timeout_s`` seconds from now; never for None and infinity."""
+        return cls(None if timeout_s in (None, math.inf) else time.monotonic() + timeout_s)
 
     def remaining(self) -> float | None:
         """Seconds left, negative once it has passed; None for no end."""

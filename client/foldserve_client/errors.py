@@ -24,7 +24,14 @@ CLOSED = "the client is closed"
 
 
 class ClientError(Exception):
-    """Base of all errors of the client: a gRPC status code and a text that says what was wrong."""
+    """Base of all errors of the client: a gRPC status code and a text that says what was wrong.
+
+    >>> try:
+    ...     client.infer("digits", images.astype("float64"))
+    ... except ClientError as error:
+    ...     print(error.code.name, error.details)
+    INVALID_ARGUMENT input 'images' (FP32 [-1, 1, 8, 8]): got an array of float64; convert it with ...
+    """
 
     default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from foldserve_proto import grpc_service_pb2 as pb
@@ -13,8 +13,17 @@ from numpy.typing import ArrayLike
 from foldserve_client.errors import Internal, InvalidArgument
 from foldserve_client.tensors import Array, decode, decode_typed, dtype_of, encode
 
-Inputs: TypeAlias = ArrayLike | Mapping[str, ArrayLike]
-"""One array for a model with one input, or arrays by name; anything with ``__array__`` is an array, too."""
+
+class HasArrayInterface(Protocol):
+    """What numpy can view as an array without ``__array__``, such as PIL's images."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+
+
+Input: TypeAlias = ArrayLike | HasArrayInterface
+Inputs: TypeAlias = Input | Mapping[str, Input]
+"""One array for a model with one input, or arrays by name; what numpy can view as an array is one, too."""
 
 Parameter: TypeAlias = bool | int | float | str
 """Value of a request parameter."""
@@ -31,6 +40,12 @@ class InferResult(Mapping[str, Array]):
 
     The arrays are read-only views of the response; copy one to change it. (The answer to a batch that was
     sent in parts is an array of its own.)
+
+    >>> result = client.infer("digits", images)
+    >>> {name: array.shape for name, array in result.items()}
+    {'logits': (360, 10)}
+    >>> result.output is result["logits"], result.model_name, result.model_version
+    (True, 'digits', '1')
     """
 
     def __init__(self, response: pb.ModelInferResponse, elsewhere: Elsewhere | None = None) -> None:
@@ -181,11 +196,12 @@ def infer_request(
     return signature.with_contents(signature.request(asked), signature.arrays(inputs))
 
 
-def _checked(spec: Spec, value: ArrayLike) -> Array:
+def _checked(spec: Spec, value: Input) -> Array:
     """The value as an array of the tensor's dtype and of a shape that the tensor can have."""
     dtype = dtype_of(spec.datatype)
     try:
-        array = _of_dtype(value, dtype) if hasattr(value, "__array__") else _converted(value, dtype)
+        is_array = hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+        array = _of_dtype(value, dtype) if is_array else _converted(value, dtype)
     except (TypeError, ValueError, FloatingPointError, RuntimeError) as error:
         raise InvalidArgument(f"input {spec}: {error}") from None
     if len(array.shape) == len(spec.shape):
@@ -197,7 +213,7 @@ def _checked(spec: Spec, value: ArrayLike) -> Array:
     raise InvalidArgument(f"input {spec}: got shape {list(array.shape)}")
 
 
-def _of_dtype(value: ArrayLike, dtype: np.dtype[Any]) -> Array:
+def _of_dtype(value: Input, dtype: np.dtype[Any]) -> Array:
     """An array, of whatever library, that has the dtype already, up to byte order and the kind of string."""
     array = np.asarray(value)
     if array.dtype == dtype:
@@ -211,7 +227,7 @@ def _of_dtype(value: ArrayLike, dtype: np.dtype[Any]) -> Array:
     return array.astype(dtype, copy=False)
 
 
-def _converted(value: ArrayLike, dtype: np.dtype[Any]) -> Array:
+def _converted(value: Input, dtype: np.dtype[Any]) -> Array:
     """Numbers or strings that are no array yet; integers must keep their values, floats must not overflow."""
     if dtype.hasobject:
         return np.asarray(value, dtype)

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate
 
 import typer
 
+from foldserve_client.defaults import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+
 if TYPE_CHECKING:
     from foldserve_client.client import Client
     from foldserve_client.connection import Compression, Tls
 
-SERVER = "localhost:8001"
-MANAGEMENT = "localhost:8003"
-"""Where a server takes commands that change it."""
-
-TIMEOUT_S = 60.0
 PANEL = "Connection"
 
 
@@ -42,7 +39,7 @@ class Connecting:
         typer.Option(
             metavar="HOST:PORT", help="Where the server listens; several with commas.", rich_help_panel=PANEL
         ),
-    ] = SERVER
+    ] = DEFAULT_ADDRESS
     tls: Annotated[
         bool, typer.Option("--tls", help="Connect with TLS, as the next options do.", rich_help_panel=PANEL)
     ] = False
@@ -68,7 +65,7 @@ class Connecting:
     timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="Longest to wait for the answer.", min=0, rich_help_panel=PANEL),
-    ] = TIMEOUT_S
+    ] = DEFAULT_TIMEOUT_S
 
     def addresses(self) -> str | tuple[str, ...]:
         """One address, or several."""
@@ -116,7 +113,7 @@ class Connecting:
 
 
 def connected(
-    app: typer.Typer, *, address: str = SERVER, timeout_s: float = TIMEOUT_S
+    app: typer.Typer, *, address: str = DEFAULT_ADDRESS, timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> Callable[[Callable[Concatenate[Connecting, ...], None]], None]:
     """Make a function one of an app's commands, with the options of :class:`Connecting` after its own."""
     defaults = {"address": address, "timeout": timeout_s}

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from foldserve_client.options import MANAGEMENT, Connecting, connected
+from foldserve_client.defaults import MANAGEMENT_ADDRESS
+from foldserve_client.options import Connecting, connected
 from foldserve_client.printing import print_json, show
 
 LOAD_TIMEOUT_S = 3600.0
@@ -30,7 +31,7 @@ def index(
         show(client.repository_index(repository), "repository_index", as_json=as_json)
 
 
-@connected(repository, address=MANAGEMENT, timeout_s=LOAD_TIMEOUT_S)
+@connected(repository, address=MANAGEMENT_ADDRESS, timeout_s=LOAD_TIMEOUT_S)
 def load(
     connecting: Connecting,
     model: Model,
@@ -64,7 +65,7 @@ def load(
     _tell("loaded", model, as_json=as_json)
 
 
-@connected(repository, address=MANAGEMENT)
+@connected(repository, address=MANAGEMENT_ADDRESS)
 def unload(connecting: Connecting, model: Model, *, as_json: AsJson = False) -> None:
     """Take a model out of service, where the server is in model control mode explicit."""
     with connecting.client() as client:

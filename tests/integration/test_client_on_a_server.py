@@ -1,13 +1,11 @@
-"""foldserve_client against a real server: its methods, the examples in its docstrings, its command."""
+"""foldserve_client against a real server: its methods, its page, its command."""
 
 import asyncio
-import doctest
 import json
 import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ from running import EXAMPLE_MODELS, ROOT, serving
 from typer.testing import CliRunner
 
 Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
-MODULES = ["aio", "client", "connection"]
 PAGE = (ROOT / "docs" / "client.md").read_text()
 PYTHON, COMMANDS = (
     "\n".join(re.findall(f"```{language}\n(.*?)```", PAGE, re.DOTALL)) for language in ("python", "sh")
@@ -43,22 +40,6 @@ def shared() -> Iterator[Server]:
 def objects() -> set[str]:
     """Shared memory objects of clients that have a name."""
     return {file.name for file in OBJECTS.glob("foldserve-client-*")}
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_the_examples_in_docstrings_are_true(server: Server, digits: Digits, module: str) -> None:
-    known = {
-        "address": f"localhost:{server.grpc_port}",
-        "images": digits[0],
-        "np": np,
-        "asyncio": asyncio,
-        "Client": Client,
-        "AsyncClient": AsyncClient,
-    }
-    imported = import_module(f"foldserve_client.{module}")
-    failed, tried = doctest.testmod(imported, extraglobs=known, optionflags=doctest.ELLIPSIS)
-    assert tried > 0
-    assert failed == 0
 
 
 def test_what_the_page_shows_in_python_runs(
