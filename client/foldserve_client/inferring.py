@@ -22,7 +22,7 @@ from foldserve_client.regions import Regions
 from foldserve_client.steps import MODEL_INFER, Call, Exchange, Pause, Together
 from foldserve_client.tensors import Array
 
-UNLIMITED = 0
+ALL_ROWS = 0
 """``max_batch_size`` of models that do not batch, or of which nothing is known."""
 
 
@@ -50,8 +50,8 @@ class Inferring:
     def infer(self, model: str, inputs: Inputs, asked: Asked) -> Exchange[InferResult]:
         """Run a model once.
 
-        The model may have been replaced since its metadata was read: a refusal, be it the server's or our
-        own, stands only if fresh metadata says the same.
+        The model may have been replaced since it was asked for: a refusal, be it the server's or our own,
+        stands only if the server says the same of the model as before, or cannot be asked.
         """
         known = self._signatures.get((model, asked.version))
         if known is None:
@@ -60,8 +60,8 @@ class Inferring:
         try:
             return (yield from self._infer(known, inputs, asked))
         except (InvalidArgument, NotFound):
-            fresh = yield from self.signature(model, asked.version)
-            if fresh.metadata == known.metadata:
+            fresh = yield from self._changed(known, asked.version)
+            if fresh is None:
                 raise
         return (yield from self._infer(fresh, inputs, asked))
 
@@ -91,9 +91,26 @@ class Inferring:
             metadata = yield from Call(lambda stubs: stubs.inference.ModelMetadata, request)
         except NotFound as error:
             raise (yield from _with_nearest(model, error)) from None
+        known = self._signatures.get((model, version))
+        if known is not None and known.metadata == metadata:
+            return known
         signature = self._signatures[model, version] = Signature(metadata)
         self._max_batch_sizes.pop((model, version), None)
         return signature
+
+    def _changed(self, known: Signature, version: str) -> Exchange[Signature | None]:
+        """The model as it is now; None where it is what it was, up to its batches, or nobody can tell."""
+        limit = self._max_batch_sizes.pop((known.name, version), None)
+        try:
+            fresh = yield from self.signature(known.name, version)
+            if fresh.metadata != known.metadata:
+                return fresh
+            is_same = limit is None or limit == (yield from self._max_batch_size(fresh, version))
+        except NotFound:
+            raise
+        except ClientError:
+            return None
+        return None if is_same else fresh
 
     def _infer(self, signature: Signature, inputs: Inputs, asked: Asked) -> Exchange[InferResult]:
         arrays = signature.arrays(inputs)
@@ -136,7 +153,7 @@ class Inferring:
             try:
                 response = yield from Call(lambda stubs: stubs.inference.ModelConfig, request)
             except (Unimplemented, PermissionDenied):
-                size = UNLIMITED
+                size = ALL_ROWS
             else:
                 size = response.config.max_batch_size
             self._max_batch_sizes[key] = size

@@ -62,6 +62,14 @@ def dtype_of(datatype: str) -> np.dtype[Any]:
     return _DTYPES[datatype]
 
 
+def datatype_of(dtype: np.dtype[Any]) -> str:
+    """The protocol's datatype for arrays of a dtype, in whatever byte order; BYTES for text and objects."""
+    if dtype.name == "bfloat16":
+        return "BF16"
+    wanted = dtype.newbyteorder("<")
+    return next((name for name, own in _DTYPES.items() if own == wanted), "BYTES")
+
+
 def encode(name: str, array: Array) -> bytes:
     """Raw contents of an array that has a dtype of :func:`dtype_of`.
 

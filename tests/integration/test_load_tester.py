@@ -101,7 +101,7 @@ def test_a_ramp_rises(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_search_follows_from_what_it_measured(server: Server, tmp_path: Path) -> None:
-    """Whatever a busy machine lets it measure; unit tests say where a search ends."""
+    """As far as a busy machine lets it measure; unit tests say where a search ends."""
     report = _report(
         server, tmp_path, "digits", "--find-capacity", "--target-p99", "30", "--rate", "50",
         "--duration", "0.3", "--warm-up", "0.1", "--precision", "1",
@@ -115,6 +115,8 @@ def test_a_search_follows_from_what_it_measured(server: Server, tmp_path: Path) 
             probes.append(Probe(step.level.end, met))
     assert report.capacity.bounds == bounds(probes)
     assert report.capacity.limited_by is not None or next_rate(probes, 50, 1) is None
+    if not probes:
+        pytest.skip("on this busy machine the generator was the limit from the first rate on")
 
 
 def test_an_interrupted_search_reports_what_it_found(server: Server, tmp_path: Path) -> None:

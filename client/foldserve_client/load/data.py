@@ -13,7 +13,7 @@ from foldserve_client.images import read_images
 from foldserve_client.inference import Signature
 from foldserve_client.load.errors import LoadTestError
 from foldserve_client.preparation import Preparation
-from foldserve_client.tensors import Array, dtype_of
+from foldserve_client.tensors import Array, datatype_of, dtype_of
 
 Metadata = pb.ModelMetadataResponse
 Tensor = pb.ModelMetadataResponse.TensorMetadata
@@ -28,20 +28,6 @@ VARIANTS = 16
 
 LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", "S1")
 BYTES_LENGTH = 8
-DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-}
 
 
 def random_requests(metadata: Metadata, shapes: Shapes, rows: int, seed: int = 0) -> Iterator[Arrays]:
@@ -83,7 +69,7 @@ def described(metadata: Metadata, arrays: Arrays) -> Metadata:
     told = Metadata()
     told.CopyFrom(metadata)
     for name, array in arrays.items():
-        told.inputs.add(name=name, datatype=DATATYPES.get(array.dtype.name, "BYTES"), shape=array.shape)
+        told.inputs.add(name=name, datatype=datatype_of(array.dtype), shape=array.shape)
     return told
 
 

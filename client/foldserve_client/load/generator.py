@@ -29,6 +29,10 @@ NOT_SENT = 100
 MOST_IN_FLIGHT = 10_000
 """Unanswered requests of a process; what is due beyond them is counted as not sent."""
 
+TICK_S = 0.01
+"""Of the clock that tells, in a closed loop, how late this process gets its turn: no request is due there at
+a moment of its own."""
+
 CONNECT_S = 30.0
 PATIENCE_S = 0.005
 """Between two looks at whether the last answers came."""
@@ -58,7 +62,7 @@ class Generator:
         self.failures: dict[int, str] = {}
         """What the server said to the first request that failed with each status code."""
 
-        self._outcomes = array("d")
+        self._outcomes, self._lags = array("d"), array("d")
         self._in_flight = 0
         self._begin = 0.0
         self._left: int | None = None
@@ -79,7 +83,10 @@ class Generator:
             self._sleep_until(caller.begin_s)
             self._ask_again(caller.end_s, left.release)
         for _ in callers:
-            left.acquire()
+            due = self._now() + TICK_S
+            while not left.acquire(timeout=due - self._now()):
+                self._tick(due)
+                due = self._now() + TICK_S
 
     def open(self, arrivals: Iterator[float], end_s: float) -> None:
         """Send a request whenever one is due, until the end or the last request."""
@@ -105,6 +112,12 @@ class Generator:
             taken, self._outcomes = self._outcomes, array("d")
         return taken.tobytes()
 
+    def take_lags(self) -> bytes:
+        """How late each tick of a closed loop was since the last call: seconds, as float64."""
+        with self._lock:
+            taken, self._lags = self._lags, array("d")
+        return taken.tobytes()
+
     def close(self) -> None:
         """Close the connections."""
         for channel in self._channels:
@@ -116,6 +129,11 @@ class Generator:
     def _sleep_until(self, moment: float) -> None:
         if (left := moment - self._now()) > 0:
             time.sleep(left)
+
+    def _tick(self, due: float) -> None:
+        if due >= self._measured_from:
+            with self._lock:
+                self._lags.append(self._now() - due)
 
     def _may_send(self, due: float) -> bool:
         """Whether the bound on requests leaves one; the warm-up is not bounded."""

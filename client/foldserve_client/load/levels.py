@@ -35,6 +35,13 @@ class Level:
         return f"{self.start:g}" if self.start == self.end else f"{self.start:g}..{self.end:g}"
 
 
+def in_words(loop: Loop, level: Level) -> str:
+    """Such as "16 callers" or "500/s"."""
+    if loop is Loop.CLOSED:
+        return f"{level} caller{'' if str(level) == '1' else 's'}"
+    return f"{level}/s"
+
+
 @dataclass(frozen=True)
 class Step:
     """A stretch of load: the warm-up at the level's start, which does not count, then the measurement."""

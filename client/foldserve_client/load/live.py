@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from foldserve_client.load.levels import Loop, Step
+from foldserve_client.load.levels import Step, in_words
 from foldserve_client.load.recording import OK, Outcomes, Values
 from foldserve_client.load.report import code_name
 
@@ -63,13 +63,6 @@ class Recent:
         return ", ".join(words)
 
 
-def level_words(step: Step) -> str:
-    """Such as "16 callers" or "500/s (poisson)"."""
-    if step.loop is Loop.CLOSED:
-        return f"{step.level} caller{'s' if max(step.level.start, step.level.end) > 1 else ''}"
-    return f"{step.level}/s ({step.loop.value})"
-
-
 class Live:
     """A watcher for people; a context manager."""
 
@@ -91,7 +84,8 @@ class Live:
     def begin(self, step: Step, label: str) -> None:
         """A step begins."""
         self._recent, self._next_line_s = Recent(), LINE_S
-        self._what = f"{label}, {level_words(step)}" if label else level_words(step)
+        level = in_words(step.loop, step.level)
+        self._what = f"{label}, {level}" if label else level
         if self._task is not None:
             self._progress.remove_task(self._task)
         total = None if math.isinf(step.end_s) else step.end_s

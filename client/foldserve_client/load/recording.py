@@ -66,6 +66,10 @@ def record(into: HdrHistogram, microseconds: NDArray[np.int64]) -> None:
         into.record_value(value, count)
 
 
+def _microseconds(seconds: Values) -> NDArray[np.int64]:
+    return np.maximum(np.rint(seconds * 1e6), 0).astype(np.int64)
+
+
 @dataclass
 class Interval:
     """Requests that were due, answered or refused in a stretch of time."""
@@ -102,6 +106,8 @@ class Recorder:
         """Latency of the others by code."""
 
         self.lag = histogram()
+        """How late the generator was: to send what was due, or in a closed loop to wake at a tick."""
+
         self.due = self.answered_in_time = 0
         self.last_done_s = 0.0
         self.intervals: list[Interval] = []
@@ -120,8 +126,9 @@ class Recorder:
         step = self.step
         measured = outcomes.where(outcomes.due >= step.warm_up_s)
         self.due += len(measured.due)
-        sent = measured.where(measured.code != NOT_SENT)
-        record(self.lag, np.maximum(np.rint((sent.sent - sent.due) * 1e6), 0).astype(np.int64))
+        if step.loop is not Loop.CLOSED:
+            sent = measured.where(measured.code != NOT_SENT)
+            record(self.lag, _microseconds(sent.sent - sent.due))
         good = outcomes.where(outcomes.code == OK)
         self.last_done_s = max(self.last_done_s, float(good.done.max(initial=0.0)))
         self.answered_in_time += int(
@@ -133,6 +140,10 @@ class Recorder:
             record(
                 self.failed.setdefault(code, histogram()), measured.where(measured.code == code).latency_us
             )
+
+    def add_lags(self, content: bytes) -> None:
+        """Take in how late a generator's ticks were."""
+        record(self.lag, _microseconds(np.frombuffer(content, np.float64)))
 
     @property
     def measured_s(self) -> float:

@@ -86,7 +86,7 @@ class GeneratorCost(Frozen):
     cpu_us_per_request: float | None
     lag_p50_ms: float
     lag_p99_ms: float
-    """From when a request was due to when it was sent."""
+    """How late it was: from when a request was due to when it was sent; in a closed loop, at its ticks."""
 
     bottleneck: str | None
     """Why the measurement tells of the generator more than of the server."""

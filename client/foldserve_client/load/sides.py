@@ -90,6 +90,7 @@ class Side:
                 continue
             outcomes = Outcomes.read(report.outcomes)
             recorder.add(report.worker, report.at_s, report.cpu_s, outcomes)
+            recorder.add_lags(report.lags)
             watcher.see(report.at_s, outcomes)
         recorder.finish()
         models = [share.model for share in self.shares]
@@ -112,6 +113,7 @@ class Side:
         except LoadTestError:
             if self._metrics_must_be_there:
                 raise
+            self._metrics_url = None  # nor will they be there at the next step; looking may take seconds
             return None
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from foldserve_client.load.comparison import turns
-from foldserve_client.load.levels import Loop
+from foldserve_client.load.levels import Loop, in_words
 from foldserve_client.load.report import Capacity, Metric, Report, StepResult
 from foldserve_client.load.scrape import Parity
 
@@ -47,10 +47,8 @@ def size(count: float) -> str:
 
 
 def level(step: StepResult) -> str:
-    """Such as "16 callers" or "500/s"."""
-    if step.loop is Loop.CLOSED:
-        return f"{step.level} caller{'' if str(step.level) == '1' else 's'}"
-    return f"{step.level}/s"
+    """What a step's load was."""
+    return in_words(step.loop, step.level)
 
 
 def loop(report: Report) -> str:

@@ -47,7 +47,8 @@ class Batch:
 
     worker: int
     outcomes: bytes
-    """As of :class:`~foldserve_client.load.generator.Generator`."""
+    lags: bytes
+    """Both as of :class:`~foldserve_client.load.generator.Generator`."""
 
     at_s: float
     """When it was taken, from the step's begin."""
@@ -189,7 +190,8 @@ def _reporting(generator: Generator, connection: Connection, worker: int, begin:
 
     def report() -> None:
         now = time.monotonic()
-        connection.send(Batch(worker, generator.take(), now - begin, time.process_time()))
+        lags = generator.take_lags()
+        connection.send(Batch(worker, generator.take(), lags, now - begin, time.process_time()))
 
     def repeat() -> None:
         with suppress(OSError):  # the pool has gone

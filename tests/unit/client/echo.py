@@ -34,6 +34,7 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
 
         self.failing_loads = False
         self.refused_version = ""
+        self.tells_metadata = True
         self.refused_value: float | None = None
         self.tells_config = True
         self.config_requests = 0
@@ -79,6 +80,8 @@ class EchoServicer(inference_service.GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ModelMetadataResponse:
         self.metadata_requests.append(request)
+        if not self.tells_metadata:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "nothing is told")
         if request.version and request.version == self.refused_version:
             context.abort(
                 grpc.StatusCode.NOT_FOUND, f"model '{request.name}' has no version {request.version}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -17,6 +18,7 @@ from foldserve_client import (
     NotFound,
     Unavailable,
 )
+from PIL import Image
 from unit.client.both import AnyClient
 from unit.client.echo import EchoServicer, ReportServicer
 
@@ -92,6 +94,31 @@ def test_a_refusal_stands_if_the_metadata_is_the_same(client: AnyClient, echo: E
     assert len(echo.requests) == 2
 
 
+def test_a_refusal_stands_where_the_server_cannot_be_asked(client: AnyClient, echo: EchoServicer) -> None:
+    client.infer("echo", IMAGES)
+    echo.tells_metadata = False
+    with pytest.raises(InvalidArgument, match="got an array of float64"):
+        client.infer("echo", IMAGES.astype(np.float64))
+
+
+def test_smaller_batches_are_noticed_by_the_servers_refusal(client: AnyClient, echo: EchoServicer) -> None:
+    rows = np.arange(80, dtype=np.float32).reshape(20, 4)
+    client.infer("echo", rows)
+    echo.max_batch_sizes["echo"] = 3
+    np.testing.assert_array_equal(client.infer("echo", rows).output, rows)
+    assert echo.config_requests == 2
+    np.testing.assert_array_equal(client.infer("echo", rows).output, rows)
+    assert echo.config_requests == 2
+
+
+def test_images_are_arrays(client: AnyClient, echo: EchoServicer) -> None:
+    echo.serve("image", [("x", "UINT8", [-1, -1, 3])], ["y"])
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    np.testing.assert_array_equal(client.infer("image", Image.fromarray(pixels)).output, pixels)
+    with pytest.raises(InvalidArgument, match=r"got Image, an array of uint8; .*'float32'"):
+        client.infer("echo", Image.fromarray(pixels))
+
+
 def test_a_wrong_array_is_refused_before_sending(client: AnyClient, echo: EchoServicer) -> None:
     with pytest.raises(InvalidArgument, match=r"input 'x' \(FP32 \[-1, 4\]\): got an array of float64"):
         client.infer("echo", IMAGES.astype(np.float64))
@@ -138,6 +165,20 @@ def test_the_timeout_of_a_method_ends_it(client: AnyClient, echo: EchoServicer) 
     echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
     with pytest.raises(DeadlineExceeded, match="did not answer within the timeout"):
         client.infer("stuck", IMAGES, timeout_s=0.3)
+
+
+def test_a_method_may_take_as_long_as_it_wants_where_the_client_does_not(
+    address: str, echo: EchoServicer
+) -> None:
+    echo.serve("stuck", [("x", "FP32", [-1, 4])], ["y"])
+    with Client(address, timeout_s=0.3) as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.infer, "stuck", IMAGES, timeout_s=math.inf)
+        with pytest.raises(DeadlineExceeded):
+            client.infer("stuck", IMAGES)
+        while len(echo.requests) < 2:
+            assert not waiting.done()
+        echo.stuck.set()
+        np.testing.assert_array_equal(waiting.result(10).output, IMAGES)
 
 
 def test_the_timeout_covers_reading_the_metadata_too(client: AnyClient, echo: EchoServicer) -> None:

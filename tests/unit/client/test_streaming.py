@@ -19,11 +19,13 @@ from foldserve_client import (
     NotFound,
     StreamAnswer,
     Unavailable,
+    connection,
 )
 from foldserve_client.diagnosis import explained
 from foldserve_client.inference import Asked, Signature
 from foldserve_client.streaming import Window
 from foldserve_proto import grpc_service_pb2 as pb
+from forwarding import forwarding
 from unit.client.echo import EchoServicer
 
 NOT_A_NUMBER = np.full((1, 4), np.nan, np.float32)
@@ -198,3 +200,24 @@ async def test_closing_an_asyncio_client_ends_its_streams(address: str, echo: Ec
     with pytest.raises(Cancelled):
         await asyncio.wait_for(anext(answers), 10)
     await closing[0]
+
+
+def test_a_server_that_vanishes_ends_a_stream_without_a_limit(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.2)
+    monkeypatch.setattr(connection, "KEEPALIVE_TIMEOUT_S", 0.2)
+    with forwarding(address) as way, Client(way.address) as client:
+
+        def inputs() -> Iterator[Any]:
+            yield row(0)
+            way.fall_silent()
+            yield from map(row, itertools.count(1))
+
+        with pytest.raises(Unavailable):
+            list(client.stream("echo", inputs()))
+
+
+def test_connections_are_not_asked_for_life_more_often_than_servers_allow() -> None:
+    """By default gRPC's servers close those that ask every five minutes."""
+    assert connection.KEEPALIVE_S > 300

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from foldserve_client.errors import Internal, InvalidArgument, Unimplemented
-from foldserve_client.tensors import Array, decode, dtype_of, encode
+from foldserve_client.tensors import Array, datatype_of, decode, dtype_of, encode
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -38,6 +38,13 @@ def test_numbers_come_back_bit_by_bit(datatype: str, name: str) -> None:
         assert decoded.tobytes() == array.tobytes()
 
     comes_back()
+
+
+def test_a_dtype_names_its_datatype() -> None:
+    for datatype, name in NUMBERS.items():
+        assert datatype_of(np.dtype(name)) == datatype_of(np.dtype(name).newbyteorder(">")) == datatype
+    assert datatype_of(np.dtype(ml_dtypes.bfloat16)) == "BF16"
+    assert [datatype_of(np.dtype(name)) for name in ("O", "U3", "S2")] == ["BYTES"] * 3
 
 
 @given(hnp.arrays(object, hnp.array_shapes(min_dims=0, min_side=0), elements=st.binary(max_size=300)))

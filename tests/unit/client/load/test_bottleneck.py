@@ -12,7 +12,7 @@ from foldserve_client.load.bottleneck import verdict
         ([0.5], 0.1, 5.0, None),
         ([0.89, 0.5], 0.9, 1.0, None),
         ([0.5, 0.93], 0.1, 5.0, "93% of a core: take --processes 4"),
-        ([0.2], 1.1, 5.0, r"more than 1\.1 ms late: take --processes 2"),
+        ([0.2], 1.1, 5.0, r"more than 1\.1 ms late in 1 % of what it did: take --processes 2"),
         ([0.2], 1.1, 20.0, None),
         ([0.2], 0.9, 0.5, None),
         ([0.2], 30.0, 20.0, "late"),

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from foldserve_client.errors import InvalidArgument
 from foldserve_client.load import messages
-from foldserve_client.load.data import DATATYPES, VARIANTS, described, file_requests, random_requests
+from foldserve_client.load.data import VARIANTS, described, file_requests, random_requests
 from foldserve_client.load.errors import LoadTestError
 from foldserve_client.load.mix import Share
 from foldserve_proto import grpc_service_pb2 as pb
 from PIL import Image
+from unit.client.test_tensors import NUMBERS
 
 
 def _metadata(*inputs: tuple[str, str, list[int]]) -> pb.ModelMetadataResponse:
@@ -37,7 +38,7 @@ def test_random_inputs_fit_the_metadata_and_differ() -> None:
     assert not np.array_equal(made[0]["x"], made[1]["x"])
 
 
-@pytest.mark.parametrize("datatype", [*DATATYPES.values(), "BF16", "BYTES"])
+@pytest.mark.parametrize("datatype", [*NUMBERS, "BF16", "BYTES"])
 def test_every_datatype_of_the_protocol_can_be_random(datatype: str) -> None:
     metadata = _metadata(("x", datatype, [-1, 2]))
     serialized = messages.serialize(Share("m"), metadata, random_requests(metadata, {}, 3)).serialized

@@ -1,5 +1,7 @@
 """Requests over the wire, from this process and from several, against a small real server."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -78,6 +80,16 @@ def test_the_warm_up_does_not_use_up_the_bound(generator: Generator) -> None:
     due = _taken(generator).due
     assert np.count_nonzero(due >= 0.1) == 5
     assert np.count_nonzero(due < 0.1) > 0
+
+
+def test_a_clock_ticks_while_callers_wait(generator: Generator, echo: EchoServicer) -> None:
+    generator.start(time.monotonic(), 0.1, None)
+    generator.closed([Presence(0.0, 0.5)])
+    generator.finish()
+    lags = np.frombuffer(generator.take_lags(), np.float64)
+    assert 0 < len(lags) <= 40
+    assert lags.min() > -0.001
+    assert generator.take_lags() == b""
 
 
 def test_an_open_loop_sends_what_is_due_until_the_end(generator: Generator) -> None:
@@ -169,6 +181,23 @@ def test_random_times_are_others_when_a_rate_is_measured_again(address: str, ech
             dues.append(sorted(due for batch in batches for due in Outcomes.read(batch.outcomes).due))
     assert len(dues[0]) == len(dues[1]) == 20
     assert dues[0] != dues[1]
+
+
+def test_a_process_that_gets_no_turn_is_late(address: str, echo: EchoServicer) -> None:
+    step = Step(Loop.CLOSED, Level(2, 2), 0.0, 1.0)
+    recorder = Recorder(step, 1, 1, 0.5)
+    with Pool(Target(address), [_messages(echo)], timeout_s=LONG_S) as pool:
+        process = pool._processes[0].pid
+        assert process is not None
+        for report in pool.run(step):
+            if isinstance(report, Finished):
+                continue
+            recorder.add_lags(report.lags)
+            if report.at_s < 0.5:
+                os.kill(process, signal.SIGSTOP)
+                time.sleep(0.3)
+                os.kill(process, signal.SIGCONT)
+    assert recorder.lag.get_max_value() > 250_000
 
 
 def test_a_server_that_is_not_there_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,14 @@ def test_latency_counts_from_when_a_request_was_due_not_from_when_it_was_sent() 
     assert recorder.lag.get_max_value() == pytest.approx(200_000, rel=1e-3)
 
 
+def test_in_a_closed_loop_a_generator_is_as_late_as_its_ticks() -> None:
+    recorder = _recorder(Step(Loop.CLOSED, Level(2, 2), 1.0, 2.0))
+    recorder.add(0, 3.5, 1.0, outcomes((1.0, 1.2, 1.25, 0, 0)))
+    recorder.add_lags(np.array([0.03, -1e-9]).tobytes())
+    assert recorder.lag.get_total_count() == 2
+    assert recorder.lag.get_max_value() == pytest.approx(30_000, rel=1e-3)
+
+
 def test_an_answer_after_the_end_has_a_latency_but_is_no_throughput() -> None:
     recorder = _recorder()
     recorder.add(0, 9.0, 1.0, outcomes((1.0, 1.0, 1.1, 0, 0), (2.9, 2.9, 8.9, 0, 0)))
