@@ -137,7 +137,8 @@ def parity(response: fold_pb.GetParityResponse) -> RenderableType:
         "explanation": report.explanation,
         "reference": report.reference,
         "candidate": report.candidate,
-        "budget": f"relative L2 {budget.relative_l2:g}, scaled max {budget.scaled_max:g}",
+        "budget": f"relative L2 {budget.relative_l2:g}, scaled max {budget.scaled_max:g}"
+        + (f", top-1 agreement {budget.top1_agreement:.2%}" if budget.top1_agreement else ""),
         "probes": f"{len(report.probes.shapes)} {report.probes.source}",
     }
     if report.sites:

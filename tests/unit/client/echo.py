@@ -253,7 +253,7 @@ class ReportServicer(fold_service.FoldServiceServicer):
         report = response.report
         report.verdict = "within_budget"
         report.explanation = "every output keeps the budget"
-        report.budget.relative_l2 = 1e-5
+        report.budget.relative_l2, report.budget.top1_agreement = 1e-5, 0.99
         report.outputs.add(output="logits", relative_l2=1.5e-7, top1_agreement=1.0, within_budget=True)
         for value, distance in (("conv1", 1e-7), ("conv2", 2e-7)):
             report.sites.add(original_value=value, relative_l2=distance, within_budget=True)

@@ -191,6 +191,7 @@ def test_report_shows_folds_biases_and_parity(address: str) -> None:
         "CPUExecutionProvider (asked for auto)",
         "absorbed",
         "within_budget",
+        "top-1 agreement 99.00%",
         "2 values compared, 0 wrong",
         "'conv2'",
         "1.50e-07",
