@@ -10,6 +10,7 @@ ROOT = Path(foldserve.__file__).parent
 LEAVES = {
     "disk_cache",
     "errors",
+    "graph_library",
     "lifeline",
     "settings",
     "settings_problems",
@@ -21,12 +22,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
     "__init__": set(),
+    "graph_library": set(),
     "folding": LEAVES,
     "importing": LEAVES,
+    "converting": LEAVES,
     "runtime": LEAVES,
     "parity": LEAVES | {"runtime", "observability"},
     "observability": LEAVES,
-    "serving": LEAVES | {"parity", "runtime", "folding", "importing", "observability"},
+    "serving": LEAVES | {"parity", "runtime", "folding", "importing", "converting", "observability"},
     "rpc": LEAVES | {"serving", "runtime", "observability"},
     "status": LEAVES | {"serving", "parity", "runtime", "folding", "observability"},
     "server": LEAVES | {"rpc", "serving", "status", "runtime", "observability"},
@@ -46,7 +49,7 @@ GRPC = {"grpc", "grpc_health", "grpc_reflection"}
 ONLY_IN = {
     "torch": {"importing"},
     "onnxscript": {"importing"},
-    "onnxruntime": {"runtime"},
+    "onnxruntime": {"runtime", "converting"},
     "asyncio": set[str](),
     "opentelemetry": {"observability"},
     **{name: {"rpc", "commands"} for name in GRPC},  # commands: probe

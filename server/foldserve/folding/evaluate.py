@@ -13,7 +13,6 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from foldserve.folding.constants import FLOATS, Constant
 from foldserve.folding.shapes import dims
@@ -108,6 +107,8 @@ class Constants:
         return self.of(operand)
 
     def _run(self, node: ir.Node, operands: list[Constant | None]) -> npt.NDArray[np.generic] | None:
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415  # 12 MB that most models do without
+
         proto = ir.serde.serialize_node(node)
         names = [f"operand_{index}" if operand else "" for index, operand in enumerate(operands)]
         del proto.input[:], proto.output[1:]

@@ -10,7 +10,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from onnx import TensorProto
 
 from foldserve.errors import (
     ExecutionFailed,
@@ -130,6 +129,7 @@ class OnnxRuntimeSession:
         self._has_bfloat16 = any(spec.dtype == BFLOAT16 for spec in (*self._inputs, *self._outputs))
         self._has_strings = any(spec.dtype == np.object_ for spec in (*self._inputs, *self._outputs))
         self._session: Any = session
+        self._keeps_memory = keeps_memory
         self._execution = _execution(session, self._provider)
 
     @property
@@ -154,6 +154,18 @@ class OnnxRuntimeSession:
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
         """See :meth:`Session.run`; strings that are not UTF-8 raise :class:`InvalidRequest`."""
+        return self._run(inputs, outputs)
+
+    def shrink(self, inputs: Mapping[str, Array]) -> None:
+        """See :meth:`Shrinking.shrink`; ``keeps_memory=False`` leaves nothing to do, a GPU's memory stays."""
+        if self._keeps_memory and self._provider is Provider.CPU:
+            options = onnxruntime.RunOptions()
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+            self._run(inputs, None, options)
+
+    def _run(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, options: Any = None
+    ) -> list[Array]:
         session = self._session
         if session is None:
             raise ExecutionFailed(f"{self._name} is closed")
@@ -161,10 +173,10 @@ class OnnxRuntimeSession:
         feed = {name: _strings(name, array) for name, array in inputs.items()}
         try:
             if self._has_bfloat16:
-                return _run_ort_values(session, names, feed)
+                return _run_ort_values(session, names, feed, options)
             if self._provider is Provider.CUDA and not self._has_strings:
                 return _run_bound(session, names, feed)
-            return [_bytes(array) for array in session.run(names, feed)]
+            return [_bytes(array) for array in session.run(names, feed, options)]
         except Exception as error:
             reason = useful_part(str(error))
             if (
@@ -269,10 +281,10 @@ def _load_error(model: str, error: Exception) -> LoadFailed:
     return InvalidModel(f"{text}; export it again and check it with onnx.checker")
 
 
-def _run_ort_values(session: Any, names: list[str], feed: Mapping[str, Array]) -> list[Array]:
+def _run_ort_values(session: Any, names: list[str], feed: Mapping[str, Array], options: Any) -> list[Array]:
     """Run with the runtime's own values: the only way in and out for bfloat16, which numpy does not have."""
     values = {name: _ort_value(array) for name, array in feed.items()}
-    return [_array(value) for value in session.run_with_ort_values(names, values)]
+    return [_array(value) for value in session.run_with_ort_values(names, values, options)]
 
 
 def _run_bound(session: Any, names: list[str], feed: Mapping[str, Array]) -> list[Array]:
@@ -290,6 +302,8 @@ def _ort_value(array: Array) -> Any:
     """The runtime's view of an array, which must outlive it."""
     contiguous = np.require(array, requirements="C")
     if array.dtype == BFLOAT16:
+        from onnx import TensorProto  # noqa: PLC0415  # 6 MB, for bfloat16 alone
+
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
             contiguous.view(np.uint16), TensorProto.BFLOAT16
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +36,10 @@ class Execution(BaseModel):
     """The lowest precision that the runtime may use; layers that it cannot run so have a higher one."""
 
     threads: int | None
-    """Threads of all streams together that compute on the CPU; None where another device computes."""
+    """Threads within one run; None where another device than the CPU computes."""
 
     streams: int | None
-    """Runs that are computed side by side, each on its share of the threads; None where all share them."""
+    """Runs that are computed side by side, each by threads of its own; None where there is no such limit."""
 
     layers: dict[str, int]
     """Number of executed layers by precision, in the runtime's own words; empty where it does not tell."""
@@ -73,3 +73,14 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Release the model's memory; a later ``run`` raises :class:`~foldserve.errors.ExecutionFailed`."""
+
+
+@runtime_checkable
+class Shrinking(Protocol):
+    """What a session is as well if its runtime keeps the memory that the largest run took."""
+
+    def shrink(self, inputs: Mapping[str, Array]) -> None:
+        """Run once more, and give back all memory that runs have taken and this one does not need.
+
+        Raises :class:`~foldserve.errors.ExecutionFailed` as ``run`` does.
+        """

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foldserve.disk_cache import prune, read_entry
-from foldserve.errors import InvalidModel, LoadFailed
+from foldserve.errors import ExecutionFailed, InvalidModel, LoadFailed
+from foldserve.graph_library import import_graph_library
 from foldserve.observability.logging import get_logger
 from foldserve.runtime.memory import return_freed_memory
 from foldserve.runtime.providers import resolve_provider
-from foldserve.runtime.session import Session
+from foldserve.runtime.session import Session, Shrinking
 from foldserve.runtime.tuning import Tuning
 from foldserve.serving.artefacts import MODEL, Artefact, artefact_key, evidence_in
 from foldserve.serving.batcher import Batcher
@@ -122,6 +123,7 @@ class _Loading:
     def prepared(self, requests_are_served: bool) -> _Loaded:
         """The model folded, proven, and kept for the next start."""
         # Half a second of imports that a start from the cache does without.
+        import_graph_library()
         from foldserve.serving import model_file, preparation  # noqa: PLC0415
         from foldserve.serving.artefact_files import artefact_files  # noqa: PLC0415
 
@@ -228,6 +230,9 @@ class _Loading:
                 or evidence is None
                 or evidence.holds(session, artefact.parity_report.budget)
             ):
+                if evidence is not None and isinstance(session, Shrinking):
+                    with contextlib.suppress(ExecutionFailed):  # what fails now serves no worse for it
+                        session.shrink(evidence.probe)
                 return _Loaded(artefact, tuning, session, from_cache)
             session.close()
             return None

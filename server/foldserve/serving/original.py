@@ -12,7 +12,9 @@ from pathlib import Path
 
 from foldserve.disk_cache import read_entry, write_entry
 from foldserve.errors import InvalidModel
+from foldserve.graph_library import import_graph_library
 from foldserve.observability.logging import get_logger
+from foldserve.runtime.memory import return_freed_memory
 from foldserve.runtime.providers import resolve_provider
 from foldserve.serving.artefacts import artefact_key
 from foldserve.serving.original_record import ORIGINAL, OriginalRecord
@@ -44,7 +46,10 @@ class Original:
         """
         with self._lock:
             if self._found is None or not (self._found[0] / ORIGINAL).is_file():
-                self._found = self._in_cache() or self._made()
+                self._found = self._in_cache()
+            if self._found is None:
+                self._found = self._made()
+                return_freed_memory()
             return self._found
 
     def close(self) -> None:
@@ -60,6 +65,7 @@ class Original:
 
     def _made(self) -> tuple[Path, OriginalRecord]:
         # Half a second of imports that a start from the cache does without.
+        import_graph_library()
         from foldserve.serving import model_file, original_files  # noqa: PLC0415
 
         with tempfile.TemporaryDirectory(prefix="foldserve-") as scratch:

@@ -1,5 +1,7 @@
 """A model in ONNX Runtime: what goes in and out, and what is said when it does not work."""
 
+import subprocess
+import sys
 import threading
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +12,7 @@ import onnx
 import pytest
 from foldserve.errors import (
     ExecutionFailed,
+    InputRefused,
     InvalidModel,
     InvalidRequest,
     LoadFailed,
@@ -316,3 +319,46 @@ def test_bound_runs_answer_as_others_do() -> None:
 def test_tf32_only_within_the_budget(relative_l2: float, tf32: str) -> None:
     options = cuda_options(ParityBudget(relative_l2=relative_l2), CudnnSearch.HEURISTIC)
     assert options == {"use_tf32": tf32, "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+def test_shrinking_gives_back_what_larger_runs_took() -> None:
+    """In a process of its own: freed memory of other tests would come and go in between."""
+    program = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from foldserve.runtime.memory import return_freed_memory
+from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
+from foldserve.settings import ProviderChoice
+
+def megabytes():
+    return_freed_memory()
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+session = OnnxRuntimeSession(Path(sys.argv[1]), provider=ProviderChoice.CPU, intra_op_threads=1)
+one = {"images": np.ones((1, 1, 8, 8), np.float32)}
+expected = session.run(one)
+before = megabytes()
+session.run({"images": np.ones((20_000, 1, 8, 8), np.float32)})
+kept = megabytes() - before
+session.shrink(one)
+left = megabytes() - before
+assert kept > 50 and left < kept / 5, (kept, left)
+assert np.array_equal(session.run(one), expected)
+"""
+    model_file = EXAMPLE_MODELS / "digits" / "1" / "model.onnx"
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(model_file)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_nothing_is_shrunk_where_nothing_is_kept() -> None:
+    source = model("g (float[n, 2] x) => (float[n, 2] y) { y = Identity(x) }")
+    session = OnnxRuntimeSession(source, provider=ProviderChoice.CPU, keeps_memory=False)
+    session.shrink({"x": np.zeros((1, 2), np.float32)})
+
+
+def test_what_a_model_refuses_does_not_shrink_it() -> None:
+    with pytest.raises(InputRefused):
+        identity("tensor(float)").shrink({"x": np.zeros((1, 3), np.float32)})
