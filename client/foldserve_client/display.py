@@ -46,10 +46,11 @@ def model_config(config: ModelConfig) -> RenderableType:
         for tensor in declared:
             tensors.add_row(kind, escape(tensor.name), DataType.Name(tensor.data_type), _shape(tensor.dims))
     fields = MessageToDict(config, preserving_proto_field_name=True)
-    facts = {"model": fields.pop("name", "")}
-    for name in fields.keys() - {"input", "output"}:
-        facts |= _dotted(name, fields[name])
-    return Group(_facts(dict(sorted(facts.items()))), tensors)
+    model = fields.pop("name", "")
+    facts = [_dotted(name, fields[name]) for name in sorted(fields.keys() - {"input", "output"})]
+    return Group(
+        _facts({"model": model} | {path: text for one in facts for path, text in one.items()}), tensors
+    )
 
 
 def repository_index(index: pb.RepositoryIndexResponse) -> RenderableType:
@@ -224,7 +225,8 @@ def _mean_ms(duration: pb.StatisticDuration) -> str:
 
 def _affine_name(site: fold_pb.FoldSite) -> str:
     """The site's name, with its operator where it is a BatchNorm in disguise."""
-    return site.name if site.operator == BATCH_NORMALIZATION else f"{site.name} ({site.operator})"
+    name = site.name.removesuffix(f"/{BATCH_NORMALIZATION}")  # the column's heading says so
+    return name if site.operator == BATCH_NORMALIZATION else f"{name} ({site.operator})"
 
 
 def _outcome(site: fold_pb.FoldSite) -> str:
