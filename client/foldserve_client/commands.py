@@ -45,7 +45,7 @@ def infer(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...",
+            metavar="FILE",
             help="Inputs: .npy for a model with one input, .npz with arrays by input name, or images.",
             exists=True,
             dir_okay=False,

@@ -38,7 +38,7 @@ def load(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL[/VERSION][=WEIGHT]...", help="What to ask for; several share the load by weight."
+            metavar="MODEL[/VERSION][=WEIGHT]", help="What to ask for; several share the load by weight."
         ),
     ] = None,
     *,
