@@ -45,7 +45,7 @@ $(VENV)/.complete: $(DISTRIBUTIONS) $(CONTRACT) constraints.txt requirements-dev
 	@test -x $(BIN)/python || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing foldserve-proto, foldserve and foldserve-client (the first time takes minutes) ..."
 	@$(BIN)/python $(PIP) install -c constraints.txt -r requirements-dev.txt \
-		-e proto -e 'server[$(ENGINE),pt2,otel]' -e 'client[cli,load]' \
+		-e proto -e 'server[$(ENGINE),pt2,otel,openvino]' -e 'client[cli,load]' \
 		| { grep --line-buffered -E '^(Collecting|Processing|Building|Installing|Successfully built)' || true; } \
 		| cut -c1-100
 	@$(BIN)/python -c 'import foldserve, foldserve_proto, foldserve_client'

@@ -1,7 +1,7 @@
-"""The useful part of what ONNX Runtime says.
+"""The useful part of what ONNX Runtime and OpenVINO say.
 
-Around the one sentence that tells what was wrong, its messages carry terminal colours, error numbers, source
-positions of its build machine and C++ signatures.
+Around the one sentence that tells what was wrong, their messages carry terminal colours, error numbers,
+source positions of a build machine and C++ signatures.
 """
 
 import re
@@ -15,6 +15,13 @@ _NOISE = (
     re.compile(r"^Load model from .*? failed: ?"),
     re.compile(r"^Exception during initialization: "),
     re.compile(r"^Failed to load library \S+ with error: "),
+    # OpenVINO's, from here on
+    re.compile(r"Exception from \S+:\d+:"),
+    re.compile(r"Check '.*' failed at \S+:\d+:"),
+    re.compile(r"FrontEnd API failed with \w+:"),
+    re.compile(r"While validating (?:ONNX )?node '.*?'(?: with friendly_name|:) "),
+    re.compile(r"Loading input model|Failed operations detailed log:|-- \S+ with a message:"),
+    re.compile(r"Summary:(?:\s+-- Conversion is failed .*)?"),
 )
 _LOGGED_ERROR = re.compile(r"\[E:onnxruntime[^\]]*\] (.*)")
 
