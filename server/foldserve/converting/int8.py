@@ -7,8 +7,9 @@ networks tried, the library's percentiles and entropies brought no more, means o
 The model is written with QuantizeLinear and DequantizeLinear around float operators; the runtime fuses them
 into integer ones.
 
-**BatchNorm has to be folded first.** One that stays between a convolution and its activation runs in float32:
-the integers are widened, normalised, and rounded to 8 bits a second time.
+**BatchNorm has to be folded first.** All channels of an activation share one step, and a channel of small
+variance is rounded with the step of the widest, before BatchNorm scales its error up. Besides, BatchNorm runs
+in float32: the integers are widened, normalised, and rounded to 8 bits a second time.
 
 Not quantised: the last convolution or matrix product on the way to each output, since 8 bits would be all
 that the answers have, and matrix products of two computed values.
