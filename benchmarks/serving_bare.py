@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def settings(cores: int) -> list[tuple[int, int]]:
 
 
 def measure(model: str, instances: int, threads: int, batch: int, seconds: float) -> Bare:
-    """Loop over sessions of ``model``; one run of each to warm up comes before the clock starts."""
+    """Loop over sessions of ``model``."""
     import onnxruntime  # noqa: PLC0415  # whoever only calls bare() needs none
 
     options = onnxruntime.SessionOptions()
@@ -67,26 +68,34 @@ def measure(model: str, instances: int, threads: int, batch: int, seconds: float
     ]
     (spec,) = sessions[0].get_inputs()
     feed = {spec.name: np.random.default_rng(0).standard_normal((batch, *spec.shape[1:]), np.float32)}
-    images = [0] * instances
-    rates = [0.0] * instances
-    for session in sessions:
-        session.run(None, feed)
+    return looped([partial(session.run, None, feed) for session in sessions], threads, batch, seconds)
+
+
+def looped(runs: Sequence[Callable[[], object]], threads: int, batch: int, seconds: float) -> Bare:
+    """Loop over ``runs`` side by side; one of each to warm up comes before the clock starts.
+
+    Each takes ``batch`` images, and ``threads`` threads.
+    """
+    images = [0] * len(runs)
+    rates = [0.0] * len(runs)
+    for run in runs:
+        run()
 
     def loop(number: int) -> None:
         started = time.perf_counter()
         while (now := time.perf_counter()) < started + seconds:
-            sessions[number].run(None, feed)
+            runs[number]()
             images[number] += batch
         rates[number] = images[number] / (now - started)
 
     cpu_s = time.process_time()
-    loops = [threading.Thread(target=loop, args=(number,)) for number in range(instances)]
+    loops = [threading.Thread(target=loop, args=(number,)) for number in range(len(runs))]
     for thread in loops:
         thread.start()
     for thread in loops:
         thread.join()
     cpu_s = time.process_time() - cpu_s
-    return Bare(instances, threads, batch, sum(rates), 1e3 * cpu_s / sum(images))
+    return Bare(len(runs), threads, batch, sum(rates), 1e3 * cpu_s / sum(images))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from foldserve_proto import fold_service_pb2 as fold_pb
@@ -117,6 +117,7 @@ def fold_report(response: fold_pb.GetFoldReportResponse) -> RenderableType:
     facts = {
         "model": f"{response.model_name} version {response.model_version}, {_served(response)}",
         "provider": f"{response.provider} (asked for {response.requested_provider})",
+        "engine": response.engine,
         "BatchNorms that would fold" if rejected else "BatchNorms folded": _share_folded(norms),
         "operators": _changes(report),
         "initializers": f"{report.initializer_bytes_before} → {report.initializer_bytes_after} bytes",
@@ -125,8 +126,33 @@ def fold_report(response: fold_pb.GetFoldReportResponse) -> RenderableType:
         facts["hint"] = (
             "the model has no BatchNorm: most exporters fold it silently; torch.export.save keeps it"
         )
+    if response.engines.advice:
+        facts["faster engine"] = response.engines.advice
     tables = [*([sites] if report.sites else []), *([biases] if report.stripped_biases else [])]
-    return Group(_facts(facts), *tables)
+    return Group(_facts(facts), *tables, _engines(response.engines))
+
+
+def _engines(report: fold_pb.EngineReport) -> Table:
+    """Which engines were tried at load, and why one of them was chosen."""
+    rows = _table("engine", "times as fast", "rows/s", "relative L2", "top-1", "outcome")
+    for trial in report.trials:
+        measured = [
+            f"{getattr(trial, name):{form}}" if trial.HasField(name) else ""
+            for name, form in _MEASURED_OF_ENGINES
+        ]
+        outcome = "chosen" if trial.engine == report.engine else report.why_not.get(trial.engine, "")
+        rows.add_row(escape(trial.engine), *measured, escape(outcome))
+    return rows
+
+
+_MEASURED_OF_ENGINES: tuple[
+    tuple[Literal["speedup", "rows_per_s", "relative_l2", "top1_agreement"], str], ...
+] = (
+    ("speedup", ".2f"),
+    ("rows_per_s", ".4g"),
+    ("relative_l2", ".1e"),
+    ("top1_agreement", ".2%"),
+)
 
 
 def parity(response: fold_pb.GetParityResponse) -> RenderableType:
@@ -209,7 +235,8 @@ def _live_facts(response: fold_pb.GetParityResponse) -> dict[str, str]:
         facts["last breach"] = f"{_time(live.last_breach.at)}: {live.last_breach.evidence}"
     if response.HasField("fallback"):
         facts["fallback"] = (
-            f"since {_time(response.fallback.since)} the unfolded model answers; reset it with "
+            f"since {_time(response.fallback.since)} the {response.fallback.variant} model on "
+            f"{response.fallback.engine} answers; reset it with "
             f"'foldserve-client reset {response.model_name}'"
         )
     return facts

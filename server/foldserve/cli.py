@@ -21,7 +21,7 @@ from foldserve.configuration import Effective
 from foldserve.errors import ConfigurationError, FoldserveError
 from foldserve.observability.logging import configure_logging
 from foldserve.runtime.distribution import require_single_onnxruntime
-from foldserve.settings import ServerSettings
+from foldserve.settings import LogFormat, LogLevel, Precision, ServerSettings
 
 
 class _Commands(TyperGroup):
@@ -132,12 +132,41 @@ app.command("config")(with_options_of(ServerSettings, config))
 
 @app.command()
 def inspect(
-    model: Model, *, tier: Tier = 1, json: Json = False, import_timeout_s: ImportTimeout = IMPORT_TIMEOUT_S
+    model: Model,
+    *,
+    tier: Tier = 1,
+    engines: Annotated[
+        bool, typer.Option("--engines", help="Load it as a server would, and try every engine on it.")
+    ] = False,
+    inputs: Inputs = None,
+    relative_l2: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --engines: the parity budget.", show_default="that of serve"),
+    ] = None,
+    precision: Annotated[
+        list[Precision] | None,
+        typer.Option(help="With --engines: what to try; may be repeated.", show_default="all but int8"),
+    ] = None,
+    json: Json = False,
+    import_timeout_s: ImportTimeout = IMPORT_TIMEOUT_S,
 ) -> None:
     """Show what would fold in an .onnx or .pt2 model, and why the rest would not. Writes nothing."""
+    asked_for_engines = {"--inputs": inputs, "--relative-l2": relative_l2, "--precision": precision}
+    for flag, value in asked_for_engines.items():
+        if value and not engines:
+            raise ConfigurationError(f"{flag} is for the engines; add --engines")
+    if engines:
+        require_single_onnxruntime()
+        configure_logging(LogFormat.AUTO, LogLevel.WARNING)
     from foldserve.commands import inspect as command  # noqa: PLC0415  # see above
 
-    command.inspect(model, tier=tier, as_json=json, import_timeout_s=import_timeout_s)
+    command.inspect(
+        model,
+        tier=tier,
+        contest=command.Contest(inputs, relative_l2, tuple(precision or ())) if engines else None,
+        as_json=json,
+        import_timeout_s=import_timeout_s,
+    )
 
 
 @app.command()

@@ -164,7 +164,7 @@ def test_what_went_wrong_is_said_first_and_leads_to_its_page(browser: Browser, u
     assert browser.run(f"{first}.innerText").splitlines() == [
         "Needs attention",
         f"{BROKEN}, version 1: failed to load",
-        "digits, version 1: fell back to the unfolded model",
+        "digits, version 1: fell back to the unfolded model on onnxruntime-cpu-float32",
     ]
     assert browser.run("document.querySelectorAll('.models b, script, img').length") == 0
     browser.show(browser.run(f"[...{first}.querySelectorAll('a')].pop().href"))

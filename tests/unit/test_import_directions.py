@@ -1,4 +1,4 @@
-"""Imports run one way: cli → rpc → serving → {parity, runtime, folding, importing}, parity → runtime."""
+"""Imports run one way: cli → rpc → serving → {parity, runtime, folding, importing ...}, parity → runtime."""
 
 import ast
 from pathlib import Path
@@ -50,6 +50,7 @@ ONLY_IN = {
     "torch": {"importing"},
     "onnxscript": {"importing"},
     "onnxruntime": {"runtime", "converting"},
+    "openvino": {"runtime"},
     "asyncio": set[str](),
     "opentelemetry": {"observability"},
     **{name: {"rpc", "commands"} for name in GRPC},  # commands: probe

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from foldserve.settings import ServerSettings, model_settings
+from foldserve.settings import ParityBudget, ServerSettings, model_settings
 from pydantic import ValidationError
 
 MODELS = (Path("models"),)
@@ -22,6 +22,14 @@ def test_a_limit_that_nobody_set_stays_unset_for_the_model() -> None:
     server = ServerSettings(repository=MODELS)
     assert not model_settings(server).parity.model_fields_set
     assert model_settings(server, {"parity": {"relative_l2": 1.0}}).parity.model_fields_set == {"relative_l2"}
+
+
+def test_a_single_element_may_be_off_by_ten_times_what_an_output_may_unless_somebody_says_how_far() -> None:
+    assert ParityBudget().scaled_max == pytest.approx(1e-4)
+    assert ParityBudget(relative_l2=0.05).scaled_max == pytest.approx(0.5)
+    assert ParityBudget(relative_l2=0.05, scaled_max=0.1).scaled_max == 0.1
+    with pytest.raises(ValidationError, match="relative_l2"):
+        ParityBudget(relative_l2=0)
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from foldserve.commands.report import ModelFile, ModelReport, Recalibration, Tot
 from foldserve.folding.report import BATCH_NORMALIZATION, FoldReport, FoldSite, Outcome
 from foldserve.parity.drift import LayerDrift, average
 from foldserve.parity.report import ParityReport, SiteParity
+from foldserve.serving.engine_choice import EngineReport
 
 TIERS = {0: "adjacent", 1: "carried", 2: "compensated", 3: "Relu as maximum"}
 
@@ -22,6 +23,8 @@ def model_report(report: ModelReport) -> RenderableType:
     if report.fold.sites:
         shown.append(_sites(report))
     shown += [operators(report.fold), _facts(facts(report))]
+    if report.engines is not None:
+        shown += engines(report.engines)
     if report.hint is not None:
         shown.append(f"[yellow]{escape(report.hint)}[/yellow]")
     return Group(*shown)
@@ -47,6 +50,29 @@ def parity_report(parity: ParityReport) -> RenderableType:
     if (bad := parity.first_bad_site) is not None:
         said["first bad value"] = f"{bad.original_value} (relative L2 {bad.relative_l2:.2e})"
     return Group(*([outputs] if parity.outputs else []), _facts(said))
+
+
+def engines(report: EngineReport) -> list[RenderableType]:
+    """Every engine that was tried, why not the others, and what a wider budget would allow."""
+    rows = _table("engine", "times as fast", "rows/s", "ms a row", "relative L2", "top-1", "MB")
+    rows.columns[0].no_wrap = True
+    for trial in report.trials:
+        chosen = trial.engine == report.engine
+        rows.add_row(
+            f"[bold]{trial.engine}[/bold]" if chosen else trial.engine,
+            _number(trial.speedup, ".2f"),
+            _number(trial.rows_per_s, ",.0f"),
+            _number(trial.row_seconds, ".3g", times=1e3),
+            _number(trial.relative_l2, ".1e"),
+            _number(trial.top1_agreement, ".4g", times=100, unit="%"),
+            _number(trial.memory_bytes, ".3g", times=1e-6),
+        )
+    said = {report.engine: "chosen", **report.why_not}
+    return [rows, _facts(said), *([f"[yellow]{escape(report.advice)}[/yellow]"] if report.advice else [])]
+
+
+def _number(value: float | None, form: str, *, times: float = 1.0, unit: str = "") -> str:
+    return "" if value is None else f"{value * times:{form}}{unit}"
 
 
 def recalibration_report(found: Recalibration, folder: Path) -> RenderableType:

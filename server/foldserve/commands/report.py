@@ -9,6 +9,7 @@ from foldserve.folding.report import BATCH_NORMALIZATION, FoldReport, FoldSite, 
 from foldserve.importing import ImportReport
 from foldserve.parity.drift import LayerDrift
 from foldserve.parity.report import ParityReport, SiteParity
+from foldserve.serving.engine_choice import EngineReport
 
 
 class _Record(BaseModel):
@@ -125,6 +126,9 @@ class ModelReport(_Record):
 
     parity: ParityReport | None = None
     """The proof of it; None if nothing was written."""
+
+    engines: EngineReport | None = None
+    """Which engines were tried; None if that was not asked for."""
 
     def parity_of(self, site: FoldSite) -> SiteParity | None:
         """The worst of the values compared around ``site``; None if none was."""

@@ -15,6 +15,7 @@ class Form:
 
     requested_provider: str
     provider: str
+    engine: str
     batchnorms: Mapping[tuple[str, str], int]
     """Number of BatchNorms by outcome and reason."""
 
@@ -42,6 +43,11 @@ class FormCollector(Collector):
             "Always 1; the execution provider that was asked for and the one that runs.",
             labels=(*MODEL, "requested", "actual"),
         )
+        engine = GaugeMetricFamily(
+            "foldserve_engine_info",
+            "Always 1; the engine that answers: runtime, device and precision.",
+            labels=(*MODEL, "engine"),
+        )
         batchnorms = GaugeMetricFamily(
             "foldserve_batchnorms",
             "BatchNorms: folded, stayed for a reason, or rejected with the whole fold.",
@@ -53,7 +59,8 @@ class FormCollector(Collector):
         for labels, form_of in list(self._forms.items()):
             form = form_of()
             provider.add_metric([*labels, form.requested_provider, form.provider], 1)
+            engine.add_metric([*labels, form.engine], 1)
             for fate, count in form.batchnorms.items():
                 batchnorms.add_metric([*labels, *fate], count)
             biases.add_metric(labels, form.biases_stripped)
-        return provider, batchnorms, biases
+        return provider, engine, batchnorms, biases

@@ -76,7 +76,7 @@ def decide(
 
 
 def _decide_dispute(breaching: Sequence[OutputParity], judge: JudgeReport | None) -> tuple[Verdict, str]:
-    listed = ", ".join(f"'{output.output}' (relative L2 {output.relative_l2:.2g})" for output in breaching)
+    listed = ", ".join(_left_the_budget(output) for output in breaching)
     dispute = f"the models disagree by more than the budget in {listed}"
     if judge is None:
         return Verdict.BREACH, f"{dispute}; no judge was asked"
@@ -91,8 +91,18 @@ def _decide_dispute(breaching: Sequence[OutputParity], judge: JudgeReport | None
     return Verdict.ORIGINAL_INACCURATE, f"{dispute}; against float64 the original is inaccurate: {errors}"
 
 
+def _left_the_budget(output: OutputParity) -> str:
+    top1 = "" if output.top1_agreement is None else f", top-1 {output.top1_agreement:.4g}"
+    return f"'{output.output}' (relative L2 {output.relative_l2:.2g}{top1})"
+
+
+def agrees(budget: ParityBudget, measured: Distance) -> bool:
+    """Whether enough rows have the same arg-max: of many rows, for one alone says nothing."""
+    return measured.top1_agreement is None or measured.top1_agreement >= budget.top1_agreement
+
+
 def keeps(budget: ParityBudget, measured: Distance) -> bool:
-    """Whether a distance is within the budget; any mismatch is outside."""
+    """Whether the distances are within the budget; any mismatch is outside."""
     return (
         measured.mismatches == 0
         and measured.relative_l2 <= budget.relative_l2
@@ -166,5 +176,5 @@ def _parity(output: str, measured: Distance, budget: ParityBudget) -> OutputPari
         scaled_max=measured.scaled_max,
         top1_agreement=measured.top1_agreement,
         mismatches=measured.mismatches,
-        within_budget=keeps(budget, measured),
+        within_budget=keeps(budget, measured) and agrees(budget, measured),
     )

@@ -11,6 +11,8 @@ whoever sends it may mean ill. So it differs from the proof in three things:
   one there, the check is inconclusive, if nothing else is wrong.
 - Of an output without floats, of labels say, some elements may differ: at a tie any rounding decides. It is
   their share of the last answers that counts, and one answer alone is none.
+- So it is with the arg-max, where the owner has set how many rows must agree: an answer that does not is a
+  breach only while too few of the last ones do.
 """
 
 from collections import deque
@@ -21,8 +23,8 @@ from statistics import median
 
 import numpy as np
 
-from foldserve.parity.gate import keeps
-from foldserve.parity.measures import Distance, Size, distance, is_float, size_of
+from foldserve.parity.gate import agrees, keeps
+from foldserve.parity.measures import Distance, Size, distance, is_float, size_of, worst
 from foldserve.parity.report import ParityReport, Verdict
 from foldserve.runtime.session import Array
 from foldserve.settings import ParityBudget
@@ -70,6 +72,7 @@ class LiveComparison:
         self._mismatches: dict[str, deque[tuple[int, int]]] = {
             name: deque(maxlen=REMEMBERED) for name in budgets
         }
+        self._top1: dict[str, deque[Distance]] = {name: deque(maxlen=REMEMBERED) for name in budgets}
 
     def of(self, expected: Mapping[str, Array], answered: Mapping[str, Array]) -> Comparison:
         """How far ``answered`` is from what the reference answers, ``expected``; both are remembered."""
@@ -82,12 +85,16 @@ class LiveComparison:
             for name, reference in expected.items()
             if not is_float(reference.dtype) and self._is_lone(name, found.distances[name], reference.size)
         }
-        return Comparison(found.distances, found.breaching - lone, found.inconclusive, found.sizes)
+        disagreeing = {name for name, one in found.distances.items() if self._disagrees(name, one)}
+        breaching = (found.breaching - lone) | disagreeing
+        return Comparison(found.distances, breaching, found.inconclusive and not disagreeing, found.sizes)
 
     def forget_mismatches(self) -> None:
         """Another session answers from now on. Any thread may call this."""
-        for answers in self._mismatches.values():
-            answers.clear()
+        for differing in self._mismatches.values():
+            differing.clear()
+        for agreeing in self._top1.values():
+            agreeing.clear()
 
     def evidence(self, comparison: Comparison) -> str:
         """Which outputs left their budget, and how far."""
@@ -95,11 +102,29 @@ class LiveComparison:
         for name in sorted(comparison.breaching):
             found, budget = comparison.distances[name], self.budgets[name]
             mismatches = f", {found.mismatches} elements that are no match" if found.mismatches else ""
+            agreement = worst(list(self._top1[name]))
+            top1 = (
+                ""
+                if agrees(budget, agreement)
+                else (
+                    f", top-1 {agreement.top1_agreement:.2g} of the last {agreement.rows} rows "
+                    f"(budget {budget.top1_agreement:.2g})"
+                )
+            )
             texts.append(
                 f"'{name}': relative L2 {found.relative_l2:.2g} (budget {budget.relative_l2:.2g}), "
-                f"scaled max {found.scaled_max:.2g} (budget {budget.scaled_max:.2g}){mismatches}"
+                f"scaled max {found.scaled_max:.2g} (budget {budget.scaled_max:.2g}){mismatches}{top1}"
             )
         return ", ".join(texts)
+
+    def _disagrees(self, name: str, found: Distance) -> bool:
+        """Whether an answer's arg-max is another one, and that of too many of the last ones."""
+        self._top1[name].append(Distance(rows=found.rows, agreeing_rows=found.agreeing_rows))
+        last = list(self._top1[name])
+        if found.agreeing_rows == found.rows or agrees(self.budgets[name], worst(last)):
+            return False
+        is_lone = sum(one.agreeing_rows < one.rows for one in last) == 1
+        return not is_lone
 
     def _usual_sizes(self) -> Sizes:
         return {
@@ -171,6 +196,7 @@ def budgets_in_service(report: ParityReport, outputs: Iterable[str]) -> dict[str
             budgets[found.output] = ParityBudget(
                 relative_l2=_allowed(report.budget.relative_l2, found.relative_l2),
                 scaled_max=_allowed(report.budget.scaled_max, found.scaled_max),
+                top1_agreement=report.budget.top1_agreement,
             )
     return budgets
 

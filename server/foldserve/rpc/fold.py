@@ -34,8 +34,10 @@ class FoldServicer(service.FoldServiceServicer):
             variant=servable.variant,
             requested_provider=provenance.requested_provider,
             provider=servable.provider,
+            engine=servable.engine,
         )
         json_format.ParseDict(_as_json(provenance.fold_report), response.report)
+        json_format.ParseDict(_as_json(provenance.engines), response.engines)
         return response
 
     def GetParity(self, request: pb.GetParityRequest, context: grpc.ServicerContext) -> pb.GetParityResponse:

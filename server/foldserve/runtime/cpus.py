@@ -26,11 +26,21 @@ def half_of_the_cpus() -> int:
 @functools.cache
 def cpu_model() -> str:
     """What the processors call themselves; empty where that cannot be found."""
+    return _cpu_info("model name")
+
+
+@functools.cache
+def cpu_features() -> frozenset[str]:
+    """What the first processor can do, by Linux's names ("avx2", "avx512_bf16"); empty where nobody tells."""
+    return frozenset(_cpu_info("flags").split())
+
+
+def _cpu_info(name: str) -> str:
     try:
         lines = CPU_INFO.read_text().splitlines()
     except OSError:
         return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def cgroup_limit(own_groups: Path, cgroups: Path) -> float | None:

@@ -3,24 +3,15 @@
 import ctypes
 import functools
 
-from foldserve.settings import CudnnSearch, ParityBudget
+from foldserve.settings import CudnnSearch
 
 DRIVER_LIBRARY = "libcuda.so.1"
 NAME_BYTES = 256
 
-TF32_RELATIVE_L2 = 2e-3
-"""About what TF32 moves answers by: 10 bits of mantissa, several layers deep."""
 
-
-def cuda_options(budget: ParityBudget, search: CudnnSearch) -> dict[str, str]:
-    """Options of the CUDA provider; TF32 only within the budget, which by default is far too strict for it.
-
-    The proof at load has the last word, on the very session that has these options.
-    """
-    return {
-        "use_tf32": "1" if budget.relative_l2 >= TF32_RELATIVE_L2 else "0",
-        "cudnn_conv_algo_search": search.upper(),
-    }
+def cuda_options(search: CudnnSearch, *, tf32: bool = False) -> dict[str, str]:
+    """Options of the CUDA provider, which by its own default rounds to ``tf32``: 10 bits of mantissa."""
+    return {"use_tf32": "1" if tf32 else "0", "cudnn_conv_algo_search": search.upper()}
 
 
 @functools.cache

@@ -120,13 +120,13 @@ def best(measurements: Sequence[Measurement], objective: Objective) -> Tuning:
 def measure(
     candidates: Iterable[Layout],
     rows: Sequence[int],
-    open_session: Callable[[int], Session],
+    open_session: Callable[[Layout], Session],
     run: Callable[[Session, int], object],
     objective: Objective,
 ) -> tuple[Tuning, Session | None]:
     """Measure layouts with batches of ``rows``, ascending, as far as the time budget goes; the best one.
 
-    ``open_session`` makes a session with a number of threads, ``run`` runs a session on a batch of so many
+    ``open_session`` makes a session for a layout, ``run`` runs a session on a batch of so many
     rows. The first batch size of every layout is always measured. The session of the best layout is left
     open, unless it takes a device's memory, which may have room for one only. Raises what these raise.
     """
@@ -135,7 +135,7 @@ def measure(
     leader: Session | None = None
     with ExitStack() as unless_done:
         for layout in candidates:
-            session = open_session(layout.threads)
+            session = open_session(layout)
             unless_done.callback(session.close)
             until = time.perf_counter() + BUDGET_S / len(candidates)
             found += _measured(layout, rows, partial(run, session), until)
@@ -148,26 +148,29 @@ def measure(
     return best(found, objective), leader
 
 
+def look_at(
+    layout: Layout, rows: int, run: Callable[[int], object], *, fewest: int, longest_s: float
+) -> Measurement:
+    """How long runs of ``rows`` rows take while ``layout.instances`` of them go on, for a while."""
+    with ThreadPoolExecutor(layout.instances, "tuning") as pool:
+        looks = [pool.submit(_look, run, rows, fewest, longest_s) for _ in range(layout.instances)]
+        seconds = statistics.median(spent for look in looks for spent in look.result())
+    return Measurement(layout=layout, rows=rows, seconds=seconds)
+
+
 def _measured(
     layout: Layout, rows: Sequence[int], run: Callable[[int], object], until: float
 ) -> Iterator[Measurement]:
-    with ThreadPoolExecutor(layout.instances, "tuning") as pool:
-
-        def measurement(size: int, fewest: int, longest_s: float) -> Measurement:
-            looks = [pool.submit(_look, run, size, fewest, longest_s) for _ in range(layout.instances)]
-            seconds = statistics.median(spent for look in looks for spent in look.result())
-            return Measurement(layout=layout, rows=size, seconds=seconds)
-
-        # The first run allocates; of a model so slow that there is no time for another, it has to do.
-        last = measurement(rows[0], 1, 0.0)
-        if not _is_time(last, rows[0], until):
-            yield last
+    # The first run allocates; of a model so slow that there is no time for another, it has to do.
+    last = look_at(layout, rows[0], run, fewest=1, longest_s=0.0)
+    if not _is_time(last, rows[0], until):
+        yield last
+        return
+    for size in rows:
+        if size > rows[0] and not _is_time(last, size, until):
             return
-        for size in rows:
-            if size > rows[0] and not _is_time(last, size, until):
-                return
-            last = measurement(size, FEWEST_RUNS, LONGEST_LOOK_S)
-            yield last
+        last = look_at(layout, size, run, fewest=FEWEST_RUNS, longest_s=LONGEST_LOOK_S)
+        yield last
 
 
 def _is_time(last: Measurement, rows: int, until: float) -> bool:

@@ -14,16 +14,19 @@ from foldserve.disk_cache import digest_of, entry_key
 from foldserve.folding.report import FoldReport
 from foldserve.parity.evidence import Evidence
 from foldserve.parity.report import ParityReport
+from foldserve.runtime.cpus import available_cpus, cpu_features, cpu_model
+from foldserve.runtime.engines import BY_NAME, Engine
 from foldserve.runtime.session import Provider
+from foldserve.serving.engine_choice import EngineReport
 from foldserve.serving.ladder import Optimisation, Variant
 from foldserve.serving.repository import ModelVersion
 from foldserve.settings import ModelSettings
 
 MODEL, WEIGHTS, EVIDENCE = "model.onnx", "model.onnx.data", "evidence.npz"
-MAKERS = ("onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
+MAKERS = ("onnx-ir", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 """Packages whose version may change what serves, or how it runs."""
 
-DECIDING_SETTINGS = {"provider", "cudnn_search", "max_fold_tier", "parity"}
+DECIDING_SETTINGS = {"provider", "precisions", "cudnn_search", "max_fold_tier", "parity", "objective"}
 
 
 class Artefact(BaseModel):
@@ -39,6 +42,12 @@ class Artefact(BaseModel):
     parity_report: ParityReport
     batches: bool
     reference_seconds: tuple[float, ...]
+    engines: EngineReport
+
+    @property
+    def engine(self) -> Engine:
+        """The one that serves."""
+        return BY_NAME[self.engines.engine]
 
 
 def artefact_key(source: ModelVersion, settings: ModelSettings, provider: Provider) -> str:
@@ -50,7 +59,13 @@ def artefact_key(source: ModelVersion, settings: ModelSettings, provider: Provid
     content = [f"{file.relative_to(source.folder)}={digest_of(file)}" for file in files]
     samples = digest_of(source.samples) if source.samples else "none"
     deciding = settings.model_dump_json(include=DECIDING_SETTINGS | {"file"})
-    return entry_key([*content, f"samples={samples}", deciding, provider], MAKERS)
+    machine = f"{available_cpus()} of {cpu_model()} with {' '.join(sorted(cpu_features()))}"
+    return entry_key([*content, f"samples={samples}", deciding, provider, machine], MAKERS)
+
+
+def file_of(engine: Engine) -> str:
+    """Name of the file in an entry that an engine runs."""
+    return f"model.{engine.precision}.onnx" if engine.runs_conversion else MODEL
 
 
 def evidence_in(folder: Path) -> Evidence | None:

@@ -20,6 +20,7 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
         "runtime_optimisation": _optimisation(servable),
         "provider_requested": provenance.requested_provider,
         "provider": servable.provider,
+        "engine": servable.engine,
         "batches": servable.rows_of_a_run is not None,
         "batchnorms": fold.batch_norms,
         "batchnorms_folded": fold.batch_norms_folded if servable.variant is Variant.FOLDED else 0,
@@ -36,6 +37,8 @@ def summary(servable: Servable) -> dict[str, str | int | float]:
     if servable.fallback is not None:
         since = datetime.fromtimestamp(servable.fallback.since, UTC)
         facts |= {"fallback": servable.fallback.reason, "fallback_since": since.isoformat(timespec="seconds")}
+    if provenance.engines.advice:
+        facts["faster_engine"] = provenance.engines.advice
     if fold.hint:
         facts["hint"] = fold.hint
     return facts
@@ -98,6 +101,7 @@ def form(servable: Servable) -> Form:
     return Form(
         requested_provider=provenance.requested_provider,
         provider=servable.provider,
+        engine=servable.engine,
         batchnorms=Counter(
             (site.outcome, site.reason or "") if served else ("rejected", reason)
             for site in fold.sites

@@ -1,9 +1,10 @@
-"""When parity breaks in service the unfolded model takes over, and nobody waits for it.
+"""When parity breaks in service another form of the model takes over, and nobody waits for it.
 
-The fold goes on answering until another session is open that has proven itself on the very inputs that broke
-parity; then one assignment swaps the two. What runs at that moment finishes where it began. Where that model
-breaks parity as well, it is the runtime's optimisation, and the next one has less of it; the last of them is
-what the reference itself runs on.
+An engine that was chosen for its speed gives way to the baseline engine, that to the unfolded model: a step
+at a time. What broke parity goes on answering until another session is open that has proven itself on the
+very inputs that broke it; then one assignment swaps the two. What runs just then finishes where it began.
+Where the unfolded model breaks parity as well, it is the runtime's optimisation, and the next one has less of
+it; the last of them is what the reference itself runs on.
 
 Then float64 is asked whether the answers that broke parity were right: it takes its time. If they were, the
 fold answers again, for what the caller sent made the *original* inaccurate, on purpose perhaps. It is asked
@@ -24,6 +25,7 @@ from foldserve.parity.judge import Dispute, Float64Judge, settle
 from foldserve.parity.live_comparison import compare, within
 from foldserve.parity.measures import Size
 from foldserve.parity.shadow import Shadow
+from foldserve.runtime.engines import baseline, is_baseline
 from foldserve.runtime.session import Session
 from foldserve.serving.ladder import LESS, Optimisation, Variant
 from foldserve.serving.opening import Opening, in_words
@@ -65,8 +67,9 @@ class Ruling(StrEnum):
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to run the unfolded model."""
+    """One way to run the model that may take over."""
 
+    variant: Variant
     provider: ProviderChoice
     optimisation: Optimisation
 
@@ -107,7 +110,7 @@ class TakeOver:
         self._log = log.bind(model=servable.name, version=servable.version)
 
     def __call__(self, breaches: Sequence[Breach]) -> None:
-        """Swap to the unfolded model, or to one with less optimisation, and ask float64 about the answers."""
+        """Swap to what is more exact, and ask float64 about the answers if it was the fold that gave them."""
         with self._deciding:
             try:
                 is_to_be_asked = self._decide(breaches)
@@ -127,14 +130,15 @@ class TakeOver:
         if not self._shadow.breaker.tripped:
             return False  # somebody decided meanwhile to trust it again
         current, now = self._servable.fallback, time.monotonic()
-        is_fold = current is None
+        # An engine that was taken for its speed is given up without asking: the next one is at hand.
+        is_fold = current is None and is_baseline(self._servable.provenance.engine)
         is_trusted = is_fold and now < self._asked_first_until
         if now < (self._ask_again_at if is_trusted else self._try_again_at):
             return False
         ruling = self._ruling_at_once(breaches) if is_trusted else None
         if ruling is Ruling.RIGHT:
             return False
-        replacement = self._replacement(breaches, first=0 if is_fold else self._stands_on + 1)
+        replacement = self._replacement(breaches, first=0 if current is None else self._stands_on + 1)
         if replacement is None:
             self._try_again_at = time.monotonic() + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
@@ -161,7 +165,7 @@ class TakeOver:
 
     def _replacement(self, breaches: Sequence[Breach], first: int) -> Replacement | None:
         """The first rung from ``first`` on that answers rightly; None where there is none."""
-        reason = "nothing has less optimisation"
+        reason = "nothing is left that is more exact"
         for index in range(first, len(self._rungs)):
             try:
                 session = self._opened(self._rungs[index])
@@ -178,9 +182,12 @@ class TakeOver:
         return None
 
     def _opened(self, rung: Rung) -> Session:
-        folder, _ = self._original.files()
-        threads = self._servable.provenance.tuning.layout.threads
-        session = self._opening.open(folder / ORIGINAL, rung.provider, rung.optimisation, threads)
+        provenance = self._servable.provenance
+        if rung.variant is provenance.variant and rung.optimisation is provenance.optimisation:
+            file = provenance.file
+        else:
+            file = self._original.files()[0] / ORIGINAL
+        session = self._opening.open(file, rung.provider, rung.optimisation, provenance.tuning.layout.threads)
         return reshaped(session, self._opening.settings)
 
     def _answers_rightly(self, session: Session, breaches: Sequence[Breach]) -> bool:
@@ -201,24 +208,29 @@ class TakeOver:
 
     def _swap(self, replacement: Replacement, breach: Breach, *, instead_of: Fallback | None) -> bool:
         """Let it answer from now on; False if the model is being unloaded, or another form answers by now."""
+        rung, session = self._rungs[replacement.index], replacement.session
         fallback = Fallback(
             since=breach.at_s,
             reason=PARITY_BREACH,
             evidence=breach.evidence,
-            runtime_optimisation=in_words(self._rungs[replacement.index].optimisation),
+            variant=rung.variant,
+            engine=baseline(session.provider).name,
+            runtime_optimisation=in_words(rung.optimisation),
         )
-        if not self._servable.fall_back(replacement.session, fallback, instead_of):
-            replacement.session.close()
+        given_up = self._servable.engine
+        if not self._servable.fall_back(session, fallback, instead_of):
+            session.close()
             return False
         self._stands_on = replacement.index
         self._swaps_from_fold += instead_of is None
         self._pause_s = FIRST_PAUSE_S
         self._shadow.reset()
         self._log.error(
-            "parity broke in service: the unfolded model answers from now on",
+            f"parity broke in service: the {fallback.variant} model answers from now on",
             evidence=fallback.evidence,
+            engine=fallback.engine,
+            instead_of=given_up,
             runtime_optimisation=fallback.runtime_optimisation,
-            provider=replacement.session.provider,
         )
         return True
 
@@ -269,19 +281,22 @@ def _dispute(breach: Breach) -> Dispute:
 
 
 def rungs(servable: Servable) -> tuple[Rung, ...]:
-    """The ways to run the unfolded model that may take over, the fastest first.
+    """The ways to run the model that may take over, the fastest first: the baseline engine, as it was proven
+    at load, where another answers; then the unfolded model.
 
     None has an optimisation that the proof at load did without, nor is it what answers already.
     """
     provenance = servable.provenance
     provider = ProviderChoice(servable.provider)
+    found: list[Rung] = []
+    if not is_baseline(provenance.engine):
+        found.append(Rung(provenance.variant, provider, provenance.optimisation))
     optimisation: Optimisation | None = provenance.optimisation
     if provenance.variant is Variant.UNFOLDED:
         optimisation = LESS.get(provenance.optimisation)
-    found: list[Rung] = []
     while optimisation is not None:
-        found.append(Rung(provider, optimisation))
+        found.append(Rung(Variant.UNFOLDED, provider, optimisation))
         optimisation = LESS.get(optimisation)
     if provider is not ProviderChoice.CPU:
-        found.append(Rung(ProviderChoice.CPU, Optimisation.OFF))
+        found.append(Rung(Variant.UNFOLDED, ProviderChoice.CPU, Optimisation.OFF))
     return tuple(found)

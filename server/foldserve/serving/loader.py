@@ -3,19 +3,22 @@
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from foldserve.disk_cache import prune, read_entry
 from foldserve.errors import ExecutionFailed, InvalidModel, LoadFailed
 from foldserve.graph_library import import_graph_library
 from foldserve.observability.logging import get_logger
+from foldserve.runtime.engines import Engine
 from foldserve.runtime.memory import return_freed_memory
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Session, Shrinking
-from foldserve.runtime.tuning import Tuning
-from foldserve.serving.artefacts import MODEL, Artefact, artefact_key, evidence_in
+from foldserve.runtime.tuning import Layout, Tuning
+from foldserve.serving.artefacts import MODEL, Artefact, artefact_key, evidence_in, file_of
 from foldserve.serving.batcher import Batcher
 from foldserve.serving.classification import read_labels
 from foldserve.serving.declared import check_declared, warn_of_batching_in_vain
@@ -27,10 +30,12 @@ from foldserve.serving.repository import ModelVersion
 from foldserve.serving.reshaped import keeps_rows, reshaped
 from foldserve.serving.servable import Provenance, Servable
 from foldserve.serving.stages import Stages
-from foldserve.serving.tune import tuned, widest
-from foldserve.settings import ModelSettings, ProviderChoice, ServerSettings
+from foldserve.serving.tune import tuned
+from foldserve.settings import ModelSettings, ServerSettings
 
 if TYPE_CHECKING:
+    from foldserve.parity.evidence import Evidence
+    from foldserve.serving.engines import OpenSessions
     from foldserve.serving.preparation import Prepared
 
 log = get_logger()
@@ -65,6 +70,9 @@ class _Loaded:
     artefact: Artefact
     tuning: Tuning
     session: Session
+    file: Path
+    """What the baseline engine ran."""
+
     from_cache: bool
 
 
@@ -133,16 +141,19 @@ class _Loading:
         with artefact_files(entry, self._scratch / "model") as files:
             mark = self._cache / "opening" / self._key
             with rehearsed(mark, lambda: self._rehearse(file), requests_are_served=requests_are_served):
-                made = preparation.prepare(file, self._source.samples, self._opening, self.stages, files)
+                made = preparation.prepare(
+                    file, self._source.samples, self._opening, self.stages, files=files, tune=self._tuned
+                )
             with self.stages.of(State.WARMING):
                 record = _record(made)
                 artefact = files.finish(made.choice.candidate.model, made.evidence, record)
-        proven = made.session
-        if proven is not None and artefact is not record:  # somebody else's files are there, and serve
-            proven.close()
-            proven = None
+        proven = dict(made.proven)
+        if artefact is not record:  # somebody else's files are there, and serve
+            for session in proven.values():
+                session.close()
+            proven.clear()
         loaded = self._opened(artefact, files.entry, from_cache=False, proven=proven)
-        if loaded is None and proven is not None:
+        if loaded is None and proven:
             # What is random in a model may repeat itself in each new session, but not within one.
             loaded = self._opened(artefact, files.entry, from_cache=False)
         if loaded is None:
@@ -181,6 +192,8 @@ class _Loading:
             stage_seconds=self.stages.seconds,
             reference_seconds=artefact.reference_seconds,
             provider_seconds=artefact.provider_seconds,
+            engines=artefact.engines,
+            file=loaded.file,
             from_cache=loaded.from_cache,
             tuning=loaded.tuning,
             settings=settings,
@@ -197,45 +210,59 @@ class _Loading:
         return Servable(source.name, source.version, session, provenance, batcher, labels=labels)
 
     def _opened(
-        self, artefact: Artefact, folder: Path, *, from_cache: bool, proven: Session | None = None
+        self,
+        artefact: Artefact,
+        folder: Path,
+        *,
+        from_cache: bool,
+        proven: "OpenSessions" = MappingProxyType({}),
     ) -> _Loaded | None:
         """The model in ``folder``, tuned; None if it does not repeat what it answered when it was proven.
 
         ``proven`` is the session of it that was proven, where there still is one.
         """
-        evidence = evidence_in(folder)
-        at_hand = {widest(self._settings).threads: proven} if proven is not None else {}
+        engine, evidence = artefact.engine, evidence_in(folder)
+        unused = dict(proven)
 
-        def open_with(threads: int) -> Session:
-            provider = ProviderChoice(artefact.provider)
-            return at_hand.pop(threads, None) or self._opening.open(
-                folder / MODEL, provider, artefact.optimisation, threads
+        def open_with(layout: Layout, warm_rows: int = 1) -> Session:
+            return unused.pop(layout, None) or self._opening.open_engine(
+                engine, folder / file_of(engine), layout, artefact.optimisation, warm_rows=warm_rows
             )
 
         with self.stages.timed("tuning"):
-            tuning, session = tuned(
-                artefact,
-                evidence,
-                self._settings,
-                open_with,
-                tunings=self._cache / "tunings",
-                artefact_key=self._key,
-            )
+            tuning, session = self._tuned(engine, open_with, evidence, artefact.batches)
         with self.stages.timed(State.WARMING.lower()):
-            session = session or open_with(tuning.layout.threads)
-            for unused in at_hand.values():
-                unused.close()
+            session = session or open_with(tuning.layout, tuning.most_rows)
+            for other in unused.values():
+                other.close()
             if (
-                session is proven
+                session in proven.values()
                 or evidence is None
                 or evidence.holds(session, artefact.parity_report.budget)
             ):
                 if evidence is not None and isinstance(session, Shrinking):
                     with contextlib.suppress(ExecutionFailed):  # what fails now serves no worse for it
                         session.shrink(evidence.probe)
-                return _Loaded(artefact, tuning, session, from_cache)
+                return _Loaded(artefact, tuning, session, folder / MODEL, from_cache)
             session.close()
             return None
+
+    def _tuned(
+        self,
+        engine: Engine,
+        open_with: Callable[[Layout], Session],
+        evidence: "Evidence | None",
+        batches: bool,  # as preparation's Tune has it
+    ) -> tuple[Tuning, Session | None]:
+        return tuned(
+            engine.name,
+            evidence,
+            self._settings,
+            open_with,
+            batches=batches,
+            tunings=self._cache / "tunings",
+            artefact_key=self._key,
+        )
 
 
 def _record(made: "Prepared") -> Artefact:
@@ -248,4 +275,5 @@ def _record(made: "Prepared") -> Artefact:
         parity_report=made.choice.parity_report,
         batches=made.batches,
         reference_seconds=made.reference_seconds,
+        engines=made.engines,
     )

@@ -14,15 +14,19 @@ from foldserve.folding import FoldResult, fold
 from foldserve.observability.logging import get_logger
 from foldserve.parity.evidence import Evidence
 from foldserve.parity.judge import Float64Judge
+from foldserve.parity.precision import model_precision, scaled_budget
 from foldserve.parity.probes import Probe, ProbeSet, load_samples, synthetic_probes
 from foldserve.parity.reference import Reference
 from foldserve.runtime.cpus import half_of_the_cpus
+from foldserve.runtime.engines import baseline
 from foldserve.runtime.in_memory import in_memory
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Provider, Session
 from foldserve.serving.batchability import rows_are_independent
 from foldserve.serving.batcher import rows_of
 from foldserve.serving.choice import Candidate, Choice, Proof, choose
+from foldserve.serving.engine_choice import EngineReport
+from foldserve.serving.engines import NOT_OPEN, Contest, OpenSessions, Tune, only
 from foldserve.serving.fold_tier import fastest, folded_forms, median_seconds
 from foldserve.serving.ladder import ALWAYS, UNFOLDED, Form, Optimisation, Variant
 from foldserve.serving.lifecycle import State
@@ -30,7 +34,7 @@ from foldserve.serving.model_file import make_initialisers_constant, map_externa
 from foldserve.serving.opening import Opening
 from foldserve.serving.stages import Stages
 from foldserve.serving.tune import widest
-from foldserve.settings import ProviderChoice
+from foldserve.settings import ParityBudget, ProviderChoice
 
 log = get_logger()
 
@@ -43,9 +47,11 @@ class Prepared:
     batches: bool
     """Whether requests may share a run: rows were found not to depend on each other."""
 
-    session: Session | None
-    """The very session that was proven, open, with as many threads as :func:`~foldserve.serving.tune.widest`
-    says; None where it was not opened from the file."""
+    engines: EngineReport
+    """Which engines were tried, and which one is to serve."""
+
+    proven: OpenSessions
+    """The very session that was proven, open; none where another one is to serve."""
 
     evidence: Evidence | None
     """None where no probe could be run, or its arrays cannot be kept."""
@@ -72,12 +78,14 @@ def prepare(
     samples: Path | None,
     opening: Opening,
     stages: Stages,
+    *,
     files: Files,
+    tune: Tune,
 ) -> Prepared:
     """Prepare the ONNX model in ``file``; raises the exceptions under LoadFailed.
 
     ``samples`` is an ``.npz`` file with inputs to prove on, None for synthetic ones. What serves was proven
-    as it lies in ``files``.
+    as it lies in ``files``; ``tune`` measures how each engine runs it best.
     """
     settings = opening.settings
     with stages.of(State.LOADING):
@@ -95,12 +103,47 @@ def prepare(
             ]
         with stages.of(State.PROVING):
             proof = Proof(original, asked, settings.parity, Float64Judge(file))
-            return _proven(proof, folded, beside, opening, files)
+            choice, provider_seconds = _proven(proof, folded, beside, opening, files)
+    reference, probes = asked.result()
+    with closing(reference):
+        with stages.timed(State.PROVING.lower()):
+            evidence, batches = _found_out(choice, probes, _noise(original))
+        with stages.timed("tuning"):
+            session = choice.session.release()
+            if _is_opened_from_file(choice.optimisation):
+                contest = Contest(
+                    opening,
+                    files.file_of(choice.candidate.model),
+                    choice.optimisation,
+                    reference,
+                    probes,
+                    choice.parity_report,
+                    evidence,
+                    batches,
+                    tune,
+                )
+                engines, proven = contest.held(session, widest(settings))
+            else:
+                session.close()
+                engines, proven = only(baseline(session.provider)), NOT_OPEN
+    return Prepared(
+        choice,
+        batches=batches,
+        engines=engines,
+        proven=proven,
+        evidence=evidence,
+        reference_seconds=tuple(reference.seconds()),
+        provider_seconds=provider_seconds,
+    )
 
 
 def _proven(
-    proof: Proof, folded: Sequence[Candidate], beside: ThreadPoolExecutor, opening: Opening, files: Files
-) -> Prepared:
+    proof: Proof,
+    folded: Sequence[Candidate],
+    beside: ThreadPoolExecutor,
+    opening: Opening,
+    files: Files,
+) -> tuple[Choice, dict[Provider, float]]:
     """The form that serves, and its proof; ``beside`` is the thread in which the reference is asked."""
     original, asked = proof.original, proof.asked
     threads = widest(opening.settings).threads
@@ -125,34 +168,22 @@ def _proven(
     best = _fastest(folded, probes, provider, opening)
     files.write(best.model)
     beside.submit(lambda: [asked.result()[0].takes(probe) for probe in probes().probes])
-    choice = choose(opening.name, best, build, proof, open_model)
-    with closing(asked.result()[0]) as reference:
-        return _found_out(choice, probes().probes, reference, provider_seconds)
+    return choose(opening.name, best, build, proof, open_model), provider_seconds
 
 
-def _found_out(
-    choice: Choice,
-    probes: Sequence[Probe],
-    reference: Reference,
-    provider_seconds: Mapping[Provider, float],
-) -> Prepared:
-    given = [evidence for probe in probes if (evidence := _evidence(choice.session, probe)) is not None]
+def _found_out(choice: Choice, probes: ProbeSet, noise: ParityBudget) -> tuple[Evidence | None, bool]:
+    """What another session of what was proven must repeat, and whether requests may share a run."""
+    given = [
+        evidence for probe in probes.probes if (evidence := _evidence(choice.session, probe)) is not None
+    ]
     largest = max((evidence.probe for evidence in given), key=rows_of, default=None)
-    batches = largest is not None and rows_are_independent(
-        choice.session, largest, choice.parity_report.budget, probes
-    )
-    session: Session | None = choice.session.release()
-    if session is not None and not _is_opened_from_file(choice.optimisation):
-        session.close()
-        session = None
-    return Prepared(
-        choice,
-        batches=batches,
-        session=session,
-        evidence=next((one for one in given if one.storable()), None),
-        reference_seconds=tuple(reference.seconds()),
-        provider_seconds=provider_seconds,
-    )
+    batches = largest is not None and rows_are_independent(choice.session, largest, noise, probes.probes)
+    return next((one for one in given if one.storable()), None), batches
+
+
+def _noise(model: ir.Model) -> ParityBudget:
+    """How far two right evaluations of a model may be apart, whatever its owner allows."""
+    return scaled_budget(ParityBudget(), model_precision(model))
 
 
 def _is_opened_from_file(optimisation: Optimisation) -> bool:

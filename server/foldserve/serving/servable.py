@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from foldserve.runtime.session import Provider, Session
 from foldserve.runtime.tuning import Tuning
 from foldserve.serving.batcher import Batcher, Later
 from foldserve.serving.classification import Labels
+from foldserve.serving.engine_choice import EngineReport
 from foldserve.serving.ladder import Optimisation, Variant
 from foldserve.serving.waiting import Waiting
 from foldserve.settings import Batching, ModelSettings, ProviderChoice
@@ -52,11 +54,22 @@ class Provenance:
     provider_seconds: Mapping[Provider, float]
     """One run on each provider; empty where there was no choice between two."""
 
+    engines: EngineReport
+    """Which engines were tried, and which one serves."""
+
+    file: Path
+    """The ONNX file that the baseline engine ran when it was proven; the cache may drop it later on."""
+
     from_cache: bool
     """Whether an earlier load had prepared it."""
 
     tuning: Tuning
     settings: ModelSettings
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that was chosen."""
+        return self.engines.engine
 
     @property
     def most_rows(self) -> int | None:
@@ -73,7 +86,7 @@ class Provenance:
 
 
 class Fallback(BaseModel):
-    """That the unfolded model answers since parity broke in service, and what showed it."""
+    """That another form of the model answers since parity broke in service, and what showed it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,8 +99,14 @@ class Fallback(BaseModel):
     evidence: str
     """Which outputs left their budget, and how far."""
 
+    variant: Variant
+    """Which form answers."""
+
+    engine: str
+    """The engine that runs it."""
+
     runtime_optimisation: str
-    """What the runtime may do to the unfolded graph."""
+    """What the runtime may do to its graph."""
 
 
 class Servable:
@@ -113,6 +132,9 @@ class Servable:
         self.provenance = provenance
         self.variant = provenance.variant
         """Which form answers now."""
+
+        self.engine = provenance.engine
+        """Which engine runs it."""
 
         self.shadow: Shadow | None = None
         """What compares answers with the unfolded model's; None where nothing does."""
@@ -160,7 +182,7 @@ class Servable:
         return self._batcher.refusal()
 
     def fall_back(self, session: Session, fallback: Fallback, instead_of: Fallback | None) -> bool:
-        """Let ``session``, the unfolded model, answer from the next run on.
+        """Let ``session``, which is what ``fallback`` says, answer from the next run on.
 
         False, and nothing is changed, if this one is closing or something else answers than ``instead_of``.
         """
@@ -168,7 +190,7 @@ class Servable:
             if self._closing or self.fallback is not instead_of:
                 return False
             self.fallback = fallback
-            self._answer_with(session, Variant.UNFOLDED)
+            self._answer_with(session, fallback.variant, fallback.engine)
             if self.shadow is not None:
                 self.shadow.metrics.count_fallback(fallback.reason)
             return True
@@ -178,16 +200,17 @@ class Servable:
         with self._lock:
             was_active, self.fallback = self.fallback is not None, None
             if was_active:
-                self._answer_with(self._session, self.provenance.variant)
+                self._answer_with(self._session, self.provenance.variant, self.provenance.engine)
             if self.shadow is not None:
                 self.shadow.metrics.end_fallback()
         if self.shadow is not None:
             self.shadow.reset()
         return was_active
 
-    def _answer_with(self, session: Session, variant: Variant) -> None:
+    def _answer_with(self, session: Session, variant: Variant, engine: str) -> None:
         self.metrics.answer_with(variant)
         self.variant = variant
+        self.engine = engine
         self.provider = session.provider
         self._batcher.use(session)
 

@@ -14,7 +14,6 @@ from foldserve.parity.probes import Probe
 from foldserve.runtime.cpus import available_cpus, cpu_model
 from foldserve.runtime.session import Session
 from foldserve.runtime.tuning import Layout, Tuning, batch_sizes, layouts, measure
-from foldserve.serving.artefacts import Artefact
 from foldserve.settings import ModelSettings
 
 log = get_logger()
@@ -32,28 +31,30 @@ def widest(settings: ModelSettings) -> Layout:
 
 
 def tuned(
-    artefact: Artefact,
+    engine: str,
     evidence: Evidence | None,
     settings: ModelSettings,
-    open_with: Callable[[int], Session],
+    open_with: Callable[[Layout], Session],
     *,
+    batches: bool,
     tunings: Path,
     artefact_key: str,
 ) -> tuple[Tuning, Session | None]:
-    """The tuning of a prepared model; ``open_with`` makes a session of it with a number of threads.
+    """The tuning of a prepared model on an engine; ``open_with`` makes a session of it for a layout.
 
-    ``evidence`` has the inputs to measure with; without it nothing is measured. What was measured is kept in
+    ``evidence`` has the inputs to measure with; without it nothing is measured. ``batches``: whether requests
+    may share a run. What was measured is kept in
     ``tunings``, for this machine and these settings. A session that was made on the way may come with it.
     Raises what ``open_with`` raises.
     """
     candidates = _layouts(settings)
-    most_rows = max(1, settings.max_batch_size) if artefact.batches else 1
+    most_rows = max(1, settings.max_batch_size) if batches else 1
     rows = batch_sizes(min(most_rows, LARGEST_TRIED))
     if evidence is None or len(candidates) * len(rows) == 1:
         return Tuning(layout=candidates[-1], most_rows=most_rows), None
     deciding = settings.model_dump_json(include={"objective", "instances", "intra_op_threads"})
     entry = tunings / entry_key(
-        [artefact_key, deciding, f"{most_rows}", f"{available_cpus()} x {cpu_model()}"]
+        [artefact_key, engine, deciding, f"{most_rows}", f"{available_cpus()} x {cpu_model()}"]
     )
     known = read_entry(entry, Tuning)
     if known is not None:
@@ -78,11 +79,11 @@ def _measured(
     rows: list[int],
     probe: Probe,
     settings: ModelSettings,
-    open_with: Callable[[int], Session],
+    open_with: Callable[[Layout], Session],
 ) -> tuple[Tuning, Session | None]:
 
     def run(session: Session, size: int) -> None:
-        session.run(_repeated(probe, size) if len(rows) > 1 else probe)
+        session.run(repeated(probe, size) if len(rows) > 1 else probe)
 
     try:
         # The widest first: it is open already where the model was just proven.
@@ -91,6 +92,6 @@ def _measured(
         return Tuning(layout=candidates[-1], most_rows=rows[-1]), None
 
 
-def _repeated(probe: Probe, rows: int) -> Probe:
+def repeated(probe: Probe, rows: int) -> Probe:
     """So many rows, those of ``probe`` again and again."""
     return {name: array[np.arange(rows) % len(array)] for name, array in probe.items()}

@@ -9,6 +9,7 @@ from foldserve.folding.report import FoldReport
 from foldserve.parity.drift import DriftReport
 from foldserve.parity.report import LiveParity, ParityReport
 from foldserve.runtime.tuning import Tuning
+from foldserve.serving.engine_choice import EngineReport
 from foldserve.serving.lifecycle import State
 from foldserve.serving.servable import Fallback
 from foldserve.settings import ParityBudget, ProviderChoice
@@ -135,6 +136,7 @@ class ServableFacts(_Facts):
     """None while it answers in the form that it was loaded in."""
 
     fold: FoldReport
+    engines: EngineReport
     parity: ParityFacts
     drift: DriftReport | None
     drift_unavailable: str

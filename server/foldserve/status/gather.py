@@ -131,6 +131,7 @@ class Gatherer:
             summary=summary(servable),
             fallback=servable.fallback,
             fold=provenance.fold_report,
+            engines=provenance.engines,
             parity=_parity(servable),
             drift=servable.shadow.drift() if servable.shadow is not None else None,
             drift_unavailable=drift_unavailable(servable),

@@ -103,7 +103,7 @@ def needs_attention(model: ModelOverview) -> str:
     if service is None:
         return "failed to load" if model.state == "FAILED" else ""
     if service.fallback is not None:
-        return "fell back to the unfolded model"
+        return f"fell back to the {service.fallback.variant} model on {service.fallback.engine}"
     if not service.within_budget:
         return "parity is outside the budget"
     if service.variant == "unfolded":

@@ -44,6 +44,16 @@ def distance(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.1e}"
 
 
+def share(value: float | None) -> str:
+    """Such as ``99.5%``."""
+    return ABSENT if value is None else f"{100 * value:.4g}%"
+
+
+def megabytes(value: int | None) -> str:
+    """Bytes, such as ``12.3 MB``."""
+    return ABSENT if value is None else f"{value / 1e6:.3g} MB"
+
+
 def number(value: float | None) -> str:
     """A number of any size, such as ``12,345`` or ``0.0421``."""
     if value is None:

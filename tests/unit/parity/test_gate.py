@@ -321,3 +321,18 @@ def test_the_decision(outputs: list[OutputParity], judge: JudgeReport | None, ve
     assert decided is verdict
     assert explanation
     assert decide(outputs, judge, failure="it failed") == (Verdict.BREACH, "it failed")
+
+
+@pytest.mark.parametrize(("wanted", "verdict"), [(0.5, Verdict.WITHIN_BUDGET), (0.51, Verdict.BREACH)])
+def test_the_share_of_equal_classes_is_part_of_the_budget(wanted: float, verdict: Verdict) -> None:
+    """Of two rows, one in which the classes are nearly equal: there the candidate prefers the other one."""
+    text = "g (float[n, 2] x) => (float[n, 2] y) { y = Add (x, shift) }"
+    original, candidate = (
+        session(model(text, weights={"shift": np.array([shift, 0], np.float32)})) for shift in (0, 1e-3)
+    )
+    rows = np.array([[1, 0], [1, 1.0005]], np.float32)
+    budget = ParityBudget(relative_l2=0.1, top1_agreement=wanted)
+    report = prove(original, candidate, probe_set(rows), budget)
+    assert report.verdict is verdict
+    assert report.outputs[0].top1_agreement == 0.5
+    assert ("top-1 0.5" in report.explanation) is (verdict is Verdict.BREACH)

@@ -130,6 +130,35 @@ def test_labels_of_another_shape_are_no_tie() -> None:
     assert compare(fresh(), np.array([3, 4]), np.array([3]))[0]
 
 
+def scores(best: int) -> Array:
+    """Of three classes, one of which is ahead by less than the budget."""
+    array = np.ones((1, 3), np.float32)
+    array[0, best] += np.float32(1e-3)
+    return array
+
+
+def test_the_arg_max_counts_over_many_rows_where_its_owner_set_how_many_must_agree() -> None:
+    strict = LiveComparison({"y": ParityBudget(relative_l2=0.1, top1_agreement=0.9)})
+    free = LiveComparison({"y": ParityBudget(relative_l2=0.1)})
+    for comparison in (strict, free):
+        assert not compare(comparison, scores(0), scores(1))[0], "one answer alone says nothing"
+        assert not compare(comparison, scores(0), scores(0))[0]
+    assert not compare(free, scores(0), scores(1))[0]
+    found = strict.of({"y": scores(0)}, {"y": scores(1)})
+    assert found.breaching == {"y"}
+    assert "top-1 0.33 of the last 3 rows (budget 0.9)" in strict.evidence(found)
+    for _ in range(REMEMBERED):
+        assert not compare(strict, scores(2), scores(2))[0]
+    assert not compare(strict, scores(0), scores(1))[0]
+
+
+def test_another_session_starts_with_a_clean_record_of_classes() -> None:
+    comparison = LiveComparison({"y": ParityBudget(relative_l2=0.1, top1_agreement=0.9)})
+    compare(comparison, scores(0), scores(1))
+    comparison.forget_mismatches()
+    assert not compare(comparison, scores(0), scores(1))[0]
+
+
 def test_shapes_and_types_must_be_the_same() -> None:
     one = np.ones((1, 2), np.float32)
     assert compare(fresh(), one, np.ones((2, 2), np.float32))[0]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from foldserve.runtime.cpus import available_cpus, cgroup_limit, cpu_model
+from foldserve.runtime.cpus import available_cpus, cgroup_limit, cpu_features, cpu_model
 
 
 def _write(file: Path, text: str) -> None:
@@ -50,3 +50,7 @@ def test_no_control_groups_no_limit(tmp_path: Path) -> None:
 def test_this_machine() -> None:
     assert available_cpus() >= 1
     assert isinstance(cpu_model(), str)
+
+
+def test_the_features_of_this_processor_are_told() -> None:
+    assert cpu_features() & {"sse2", "neon", "asimd"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from foldserve.runtime.memory import memory_left, return_freed_memory
+from foldserve.runtime.memory import memory_left, resident_bytes, return_freed_memory
 
 
 class Ring:
@@ -85,3 +85,10 @@ except MemoryError:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
     assert ran.stdout == "refused\n"
+
+
+def test_what_this_process_has_grows_with_what_it_takes() -> None:
+    before = resident_bytes()
+    taken = bytearray(64 * 2**20)
+    taken[::4096] = b"x" * len(taken[::4096])
+    assert resident_bytes() - before > 32 * 2**20

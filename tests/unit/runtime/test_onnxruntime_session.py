@@ -31,7 +31,7 @@ from foldserve.runtime.onnxruntime_session import (
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Array, Execution, Session
 from foldserve.runtime.tensors import TensorSpec
-from foldserve.settings import CudnnSearch, ParityBudget, Precision, ProviderChoice
+from foldserve.settings import CudnnSearch, Precision, ProviderChoice
 from onnx import numpy_helper
 from running import EXAMPLE_MODELS
 
@@ -315,10 +315,10 @@ def test_bound_runs_answer_as_others_do() -> None:
     np.testing.assert_array_equal(bound, session.run({"images": images})[0])
 
 
-@pytest.mark.parametrize(("relative_l2", "tf32"), [(1e-5, "0"), (1.9e-3, "0"), (2e-3, "1")])
-def test_tf32_only_within_the_budget(relative_l2: float, tf32: str) -> None:
-    options = cuda_options(ParityBudget(relative_l2=relative_l2), CudnnSearch.HEURISTIC)
-    assert options == {"use_tf32": tf32, "cudnn_conv_algo_search": "HEURISTIC"}
+@pytest.mark.parametrize(("wanted", "given"), [(False, "0"), (True, "1")])
+def test_tf32_only_where_it_is_asked_for(wanted: bool, given: str) -> None:
+    options = cuda_options(CudnnSearch.HEURISTIC, tf32=wanted)
+    assert options == {"use_tf32": given, "cudnn_conv_algo_search": "HEURISTIC"}
 
 
 def test_shrinking_gives_back_what_larger_runs_took() -> None:

@@ -83,9 +83,9 @@ def test_the_choice_was_measured(times: dict[tuple[str, int], float], objective:
     assert (tuning.layout, tuning.most_rows) in [(one.layout, one.rows) for one in found]
 
 
-def _digits(threads: int) -> Session:
+def _digits(layout: Layout) -> Session:
     file = EXAMPLE_MODELS / "digits" / "1" / "model.onnx"
-    return OnnxRuntimeSession(file, provider=ProviderChoice.CPU, intra_op_threads=threads)
+    return OnnxRuntimeSession(file, provider=ProviderChoice.CPU, intra_op_threads=layout.threads)
 
 
 def test_real_sessions_are_measured_with_all_instances_busy() -> None:
@@ -105,8 +105,8 @@ def test_real_sessions_are_measured_with_all_instances_busy() -> None:
     candidates = layouts(2)
     opened: list[Session] = []
 
-    def open_digits(threads: int) -> Session:
-        opened.append(_digits(threads))
+    def open_digits(layout: Layout) -> Session:
+        opened.append(_digits(layout))
         return opened[-1]
 
     tuning, session = measure(candidates, [1, 4], open_digits, run, Objective.THROUGHPUT)

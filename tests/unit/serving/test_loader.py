@@ -14,6 +14,7 @@ from foldserve.disk_cache import UNFINISHED, Draft, read_entry
 from foldserve.errors import ExecutionFailed, InvalidModel
 from foldserve.folding import FoldResult
 from foldserve.observability.logging import configure_logging
+from foldserve.runtime.engines import Engine
 from foldserve.runtime.in_memory import InMemoryModel
 from foldserve.runtime.session import Session
 from foldserve.serving import loader, preparation
@@ -134,12 +135,17 @@ def test_what_is_set_is_not_measured(source: ModelVersion, tmp_path: Path) -> No
     assert servable.provenance.tuning.measurements == ()
 
 
-def test_another_objective_is_measured_anew_on_the_cached_model(source: ModelVersion, tmp_path: Path) -> None:
+def test_other_layouts_are_measured_anew_on_the_cached_model(source: ModelVersion, tmp_path: Path) -> None:
     first = _load(source, tmp_path / "cache")
-    second = _load(source, tmp_path / "cache", objective="latency")
+    second = _load(source, tmp_path / "cache", intra_op_threads=1)
     assert second.provenance.from_cache
     assert second.provenance.tuning.measurements
     assert second.provenance.tuning != first.provenance.tuning
+
+
+def test_for_another_objective_engines_are_tried_anew(source: ModelVersion, tmp_path: Path) -> None:
+    _load(source, tmp_path / "cache")
+    assert not _load(source, tmp_path / "cache", objective="latency").provenance.from_cache
 
 
 def test_an_entry_that_cannot_be_opened_is_made_again(
@@ -215,7 +221,9 @@ def test_the_session_that_was_proven_serves(
     source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = _opened_files(monkeypatch)
-    servable = _load(source, tmp_path / "cache", instances=1, intra_op_threads=1, max_batch_size=1)
+    servable = _load(
+        source, tmp_path / "cache", instances=1, intra_op_threads=1, max_batch_size=1, precisions=[]
+    )
     assert len(opened) == 1
     assert servable._session is opened[0][1]
     assert _answer(servable).shape == (2, 10)
@@ -243,7 +251,7 @@ def test_what_somebody_else_made_meanwhile_is_opened_anew(
 def _opened_files(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Session]]:
     """Will hold every file that is opened, and the session with it."""
     opened: list[tuple[Path, Session]] = []
-    really = Opening.open
+    really, really_engine = Opening.open, Opening.open_engine
 
     def open_noting(self: Opening, file: Path | InMemoryModel, *how: Any) -> Session:
         session = really(self, file, *how)
@@ -251,7 +259,15 @@ def _opened_files(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Session]]
             opened.append((file, session))
         return session
 
+    def open_engine_noting(
+        self: Opening, engine: Engine, file: Path, *how: Any, warm_rows: int = 1
+    ) -> Session:
+        session = really_engine(self, engine, file, *how, warm_rows=warm_rows)
+        opened.append((file, session))
+        return session
+
     monkeypatch.setattr(Opening, "open", open_noting)
+    monkeypatch.setattr(Opening, "open_engine", open_engine_noting)
     return opened
 
 

@@ -17,9 +17,11 @@ from foldserve.parity.report import (
     Verdict,
 )
 from foldserve.runtime.tuning import Layout, Measurement, Tuning
+from foldserve.serving.engine_choice import EngineReport, EngineTrial
+from foldserve.serving.ladder import Variant
 from foldserve.serving.lifecycle import State
 from foldserve.serving.servable import Fallback
-from foldserve.settings import ParityBudget, ProviderChoice
+from foldserve.settings import ParityBudget, Precision, ProviderChoice
 from foldserve.status.facts import (
     Batch,
     Calls,
@@ -122,7 +124,14 @@ def server(*models: ModelOverview, not_ready: str = "") -> ServerFacts:
 
 
 def fallback(evidence: str) -> Fallback:
-    return Fallback(since=1.7e9, reason="parity_breach", evidence=evidence, runtime_optimisation="all")
+    return Fallback(
+        since=1.7e9,
+        reason="parity_breach",
+        evidence=evidence,
+        variant=Variant.UNFOLDED,
+        engine="onnxruntime-cpu-float32",
+        runtime_optimisation="all",
+    )
 
 
 def model(text: str, sites: int = 2, outputs: int = 1, layers: int = 3) -> ModelFacts:
@@ -175,6 +184,21 @@ def model(text: str, sites: int = 2, outputs: int = 1, layers: int = 3) -> Model
                 operators_after={"Conv": 1},
                 initializer_bytes_before=1000,
                 initializer_bytes_after=900,
+            ),
+            engines=EngineReport(
+                engine="onnxruntime-cpu-float32",
+                trials=(
+                    EngineTrial(engine="onnxruntime-cpu-float32", precision=Precision.FLOAT32, speedup=1.0),
+                    EngineTrial(
+                        engine="openvino-cpu-bfloat16",
+                        precision=Precision.BFLOAT16,
+                        speedup=5.9,
+                        relative_l2=math.inf,
+                        memory_bytes=12_300_000,
+                    ),
+                ),
+                why_not={"openvino-cpu-bfloat16": text},
+                advice=text,
             ),
             parity=ParityFacts(
                 at_load=ParityReport(
@@ -280,7 +304,10 @@ def test_pages_stay_small_whatever_there_is_to_tell() -> None:
     [
         (overview(), ""),
         (failed("broken", "no model"), "failed to load"),
-        (overview(fallback=fallback("far off")), "fell back to the unfolded model"),
+        (
+            overview(fallback=fallback("far off")),
+            "fell back to the unfolded model on onnxruntime-cpu-float32",
+        ),
         (overview(within_budget=False), "parity is outside the budget"),
         (overview(variant="unfolded"), "the fold is not served"),
         (overview(drift=0.7), "the inputs are far from what it was trained on"),

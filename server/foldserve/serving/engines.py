@@ -1,0 +1,295 @@
+"""Trying the engines on a model: opened, compared with the original, and timed in turn with the baseline."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from foldserve.converting.float16 import to_float16
+from foldserve.converting.int8 import quantise
+from foldserve.errors import ExecutionFailed, LoadFailed, UnsupportedModel
+from foldserve.observability.logging import get_logger
+from foldserve.parity.evidence import Evidence
+from foldserve.parity.gate import prove
+from foldserve.parity.probes import ProbeSet
+from foldserve.parity.report import ParityReport, ProbeSource
+from foldserve.runtime.cpus import cpu_features
+from foldserve.runtime.engines import BY_NAME, Engine, baseline, rivals
+from foldserve.runtime.memory import resident_bytes, return_freed_memory
+from foldserve.runtime.session import Session
+from foldserve.runtime.tuning import Layout, Measurement, Tuning, look_at
+from foldserve.serving.artefacts import file_of
+from foldserve.serving.batcher import rows_of
+from foldserve.serving.engine_choice import EngineReport, EngineTrial, choose_engine
+from foldserve.serving.ladder import Optimisation
+from foldserve.serving.opening import Opening
+from foldserve.serving.tune import LARGEST_TRIED, repeated
+from foldserve.settings import Objective, Precision
+
+if TYPE_CHECKING:
+    from foldserve.parity.reference import Reference
+
+log = get_logger()
+
+ROUNDS = 3
+"""So often an engine is timed in turn with the baseline."""
+
+HOPEFUL = 0.8
+"""An engine of this speed at the baseline's best layout may overtake it at its own."""
+
+LOOK_S = 0.05
+"""For so long each time, in seconds, or for one run where that takes longer."""
+
+EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "avxvnni", "amx_int8", "asimddp"})
+"""Features of processors that add up products of 8 bits in 32; without them the sums saturate at 16."""
+
+OpenWith = Callable[[Layout], Session]
+Tune = Callable[[Engine, OpenWith, Evidence, bool], tuple[Tuning, Session | None]]
+"""The tuning of an engine, whose sessions it opens; told the inputs, and whether rows are independent."""
+
+
+OpenSessions = Mapping[Layout, Session]
+"""Sessions that are open already, by what they were opened for."""
+
+NOT_OPEN: OpenSessions = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A session, open for the layout that suits it best."""
+
+    session: Session
+    tuning: Tuning
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What engines are tried on, and how."""
+
+    opening: Opening
+    file: Path
+    """The form of the model that was chosen; conversions are written beside it."""
+
+    optimisation: Optimisation
+    """What the runtime may do to it."""
+
+    reference: "Reference"
+    probes: ProbeSet
+    parity: ParityReport
+    """The proof of the baseline."""
+
+    evidence: Evidence | None
+    """The inputs that engines are timed with; None where there are none, so that nothing can be tried."""
+
+    batches: bool
+    """Whether requests may share a run."""
+
+    tune: Tune
+
+    def held(self, proven: Session, layout: Layout) -> tuple[EngineReport, OpenSessions]:
+        """All engines of the device tried; the report, and the baseline's session if that one serves.
+
+        ``proven`` is the baseline's, open for ``layout``. Raises the exceptions under LoadFailed where it
+        cannot be opened for another one.
+        """
+        first = baseline(proven.provider)
+        others = rivals(first.provider, self.opening.settings.precisions)
+        missing = [_unavailable(engine, engine.missing()) for engine in others]
+        if self.evidence is None or all(trial.failure for trial in missing):
+            return only(first, missing), {layout: proven}
+        contenders = _Contenders(self, self.evidence)
+        tuned = contenders.tuned(first, {layout: proven})
+        trials = [contenders.baseline_trial(first, tuned)]
+        for engine, trial in zip(others, missing, strict=True):
+            trials.append(trial if trial.failure else contenders.trial(engine, tuned))
+            return_freed_memory()
+        report = choose_engine(trials, self.parity.budget)
+        contenders.forget_conversions(others, but=BY_NAME[report.engine])
+        _tell(self.opening.name, report)
+        if report.engine == first.name:
+            return report, {tuned.tuning.layout: tuned.session}
+        tuned.session.close()
+        return report, NOT_OPEN
+
+
+@dataclass(frozen=True)
+class _Contenders:
+    """The sessions of a contest, and what is found out about them."""
+
+    contest: Contest
+    evidence: Evidence
+
+    def trial(self, engine: Engine, first: Tuned) -> EngineTrial:
+        """One engine beside ``first``, the baseline; one that is far slower is not tuned."""
+        contest, before = self.contest, resident_bytes()
+        with ExitStack() as sessions:
+            try:
+                self._convert(engine)
+                rival = Tuned(self._opened(engine, first.tuning.layout), first.tuning)
+                sessions.callback(rival.session.close)
+                report = prove(contest.reference, rival.session, contest.probes, contest.parity.budget)
+                if not report.outputs:
+                    return _unavailable(engine, report.explanation)
+                timed = self._timed(rival, first, rounds=1)
+                if timed["speedup"] >= HOPEFUL:
+                    rival = self.tuned(engine, {first.tuning.layout: rival.session})
+                    sessions.callback(rival.session.close)
+                    timed = self._timed(rival, first, rounds=ROUNDS)
+            except (LoadFailed, ExecutionFailed) as error:
+                return _unavailable(engine, str(error))
+            return EngineTrial(
+                engine=engine.name,
+                precision=engine.precision,
+                execution=rival.session.execution,
+                memory_bytes=max(0, resident_bytes() - before),
+                **_answered(report),
+                **timed,
+            )
+
+    def baseline_trial(self, engine: Engine, tuned: Tuned) -> EngineTrial:
+        single, batch = self._speeds(tuned)
+        return EngineTrial(
+            engine=engine.name,
+            precision=engine.precision,
+            execution=tuned.session.execution,
+            speedup=1.0,
+            rows_per_s=batch.rows_per_s,
+            row_seconds=single.seconds,
+            **(_answered(self.contest.parity) if self.contest.parity.passed else {}),
+        )
+
+    def _timed(self, tuned: Tuned, first: Tuned, rounds: int) -> dict[str, Any]:
+        """How fast a session is, and how many times as fast as the baseline: measured in turn."""
+        self._run(tuned)(self._rows(tuned))  # the first run of so many rows prepares for the next ones
+        pairs = [(self._speeds(first), self._speeds(tuned)) for _ in range(rounds)]
+        measure = single_row if self.contest.opening.settings.objective is Objective.LATENCY else throughput
+        return {
+            "speedup": median(measure(own) / measure(other) for other, own in pairs),
+            "rows_per_s": median(batch.rows_per_s for _, (_, batch) in pairs),
+            "row_seconds": median(single.seconds for _, (single, _) in pairs),
+        }
+
+    def _speeds(self, tuned: Tuned) -> "Speeds":
+        """One look at single rows, and one at the best batches."""
+        layout, run = tuned.tuning.layout, self._run(tuned)
+        single = look_at(Layout(instances=1, threads=layout.threads), 1, run, fewest=1, longest_s=LOOK_S)
+        return single, look_at(layout, self._rows(tuned), run, fewest=1, longest_s=LOOK_S)
+
+    def _run(self, tuned: Tuned) -> Callable[[int], object]:
+        probe = self.evidence.probe
+        if not self.contest.batches:
+            return lambda _: tuned.session.run(probe)
+        return lambda rows: tuned.session.run(repeated(probe, rows))
+
+    def _rows(self, tuned: Tuned) -> int:
+        """Rows of its best batch."""
+        if not self.contest.batches:
+            return rows_of(self.evidence.probe)
+        return min(tuned.tuning.most_rows, LARGEST_TRIED)
+
+    def tuned(self, engine: Engine, at_hand: OpenSessions = NOT_OPEN) -> Tuned:
+        """An engine at its best; raises what opening it raises."""
+        contest = self.contest
+        unused = dict(at_hand)
+
+        def open_with(layout: Layout) -> Session:
+            return unused.pop(layout, None) or self._opened(engine, layout)
+
+        tuning, session = contest.tune(engine, open_with, self.evidence, contest.batches)
+        session = session or open_with(tuning.layout)
+        for other in unused.values():
+            other.close()
+        return Tuned(session, tuning)
+
+    def _opened(self, engine: Engine, layout: Layout) -> Session:
+        contest = self.contest
+        file = self.converted(engine) if engine.runs_conversion else contest.file
+        return contest.opening.open_engine(engine, file, layout, contest.optimisation)
+
+    def converted(self, engine: Engine) -> Path:
+        """The file of the conversion that an engine runs."""
+        return self.contest.file.with_name(file_of(engine))
+
+    def forget_conversions(self, engines: Sequence[Engine], but: Engine) -> None:
+        """Remove the files that were written in vain."""
+        kept = self.converted(but)
+        for engine in engines:
+            if engine.runs_conversion and self.converted(engine) != kept:
+                self.converted(engine).unlink(missing_ok=True)
+
+    def _convert(self, engine: Engine) -> None:
+        """Write what the engine runs, if that is a conversion and not there yet."""
+        if not engine.runs_conversion or self.converted(engine).exists():
+            return
+        if engine.precision is Precision.FLOAT16:
+            to_float16(self.contest.file, self.converted(engine))
+            return
+        if self.contest.probes.source is not ProbeSource.SAMPLES:
+            raise UnsupportedModel(
+                "int8 is calibrated on inputs as the model gets them, and it has none of its own; "
+                "put samples.npz into its folder"
+            )
+        quantise(
+            self.contest.file,
+            self.contest.probes.probes,
+            self.converted(engine),
+            reduce_range=cpu_features().isdisjoint(EXACT_INT8),
+        )
+
+
+Speeds = tuple[Measurement, Measurement]
+
+
+def single_row(speeds: Speeds) -> float:
+    """Answers per second of a caller who waits for each."""
+    return 1 / speeds[0].seconds
+
+
+def throughput(speeds: Speeds) -> float:
+    """Rows per second, in batches."""
+    return speeds[1].rows_per_s
+
+
+def only(engine: Engine, missing: Sequence[EngineTrial] = ()) -> EngineReport:
+    """The report where no engines were tried: the one that serves, and those that are missing here."""
+    trial = EngineTrial(engine=engine.name, precision=engine.precision)
+    return EngineReport(
+        engine=engine.name,
+        trials=(trial, *missing),
+        why_not={other.engine: other.failure or "there is no input to try it on" for other in missing},
+    )
+
+
+def _unavailable(engine: Engine, why: str) -> EngineTrial:
+    return EngineTrial(engine=engine.name, precision=engine.precision, failure=why)
+
+
+def _answered(report: ParityReport) -> dict[str, Any]:
+    """How near an engine's answers are: the worst of all outputs."""
+    agreements = [one.top1_agreement for one in report.outputs if one.top1_agreement is not None]
+    return {
+        "relative_l2": max(one.relative_l2 for one in report.outputs),
+        "scaled_max": max(one.scaled_max for one in report.outputs),
+        "top1_agreement": min(agreements, default=None),
+        "mismatches": sum(one.mismatches for one in report.outputs),
+        "rows": sum(
+            shape[0] if (shape := next(iter(shapes.values()), ())) else 1 for shapes in report.probes.shapes
+        ),
+    }
+
+
+def _tell(model: str, report: EngineReport) -> None:
+    tried = {trial.engine: trial for trial in report.trials if trial.speedup is not None}
+    if len(tried) > 1:
+        log.info(
+            "engines tried",
+            model=model,
+            serving=report.engine,
+            speedups={name: round(trial.speedup or 0.0, 2) for name, trial in tried.items()},
+            why_not={name: reason for name, reason in report.why_not.items() if name in tried},
+        )
+    if report.advice:
+        log.info("a faster engine is outside the parity budget", model=model, advice=report.advice)

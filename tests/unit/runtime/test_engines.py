@@ -1,0 +1,54 @@
+"""The table of engines: what is in it is whole, and what may be tried follows from it."""
+
+import numpy as np
+import pytest
+from foldserve.runtime.engines import BY_NAME, ENGINES, Engine, Plan, baseline, is_baseline, rivals
+from foldserve.runtime.session import Provider
+from foldserve.runtime.tuning import Layout
+from foldserve.settings import Precision
+from running import EXAMPLE_MODELS
+
+DIGITS = EXAMPLE_MODELS / "digits" / "1" / "model.onnx"
+PLAN = Plan(name="digits", layout=Layout(instances=1, threads=1), warm_rows=4)
+
+
+def test_names_are_unique_and_say_device_and_precision() -> None:
+    assert len(BY_NAME) == len(ENGINES)
+    for engine in ENGINES:
+        assert engine.name.endswith(f"-{engine.provider}-{engine.precision}")
+
+
+@pytest.mark.parametrize("provider", Provider)
+def test_the_baseline_of_a_device_is_float32_and_always_there(provider: Provider) -> None:
+    first = baseline(provider)
+    assert first.precision is Precision.FLOAT32
+    assert first.provider is provider
+    assert not first.missing()
+    assert [
+        engine.name for engine in ENGINES if is_baseline(engine.name) and engine.provider is provider
+    ] == [first.name]
+
+
+@pytest.mark.parametrize("provider", Provider)
+def test_rivals_are_of_the_device_and_the_precisions_that_may_be_tried(provider: Provider) -> None:
+    everything = rivals(provider, Precision)
+    assert [baseline(provider), *everything] == [one for one in ENGINES if one.provider is provider]
+    for precision in Precision:
+        assert all(engine.precision is precision for engine in rivals(provider, [precision]))
+    assert rivals(provider, ()) == []
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [one for one in ENGINES if one.provider is Provider.CPU and not one.runs_conversion],
+    ids=lambda engine: engine.name,
+)
+def test_an_engine_of_this_machine_opens_and_says_what_it_runs(engine: Engine) -> None:
+
+    if reason := engine.missing():
+        pytest.skip(reason)
+    session = engine.open(DIGITS, PLAN)
+    assert session.execution.precision is engine.precision
+    assert session.execution.threads == 1
+    assert session.run({"images": np.zeros((3, 1, 8, 8), np.float32)})[0].shape == (3, 10)
+    session.close()
