@@ -54,13 +54,13 @@ def parity_report(parity: ParityReport) -> RenderableType:
 
 def engines(report: EngineReport) -> list[RenderableType]:
     """Every engine that was tried, why not the others, and what a wider budget would allow."""
-    rows = _table("engine", "times as fast", "rows/s", "ms a row", "relative L2", "top-1", "MB")
+    rows = _table("engine", "speed", "rows/s", "ms/row", "relative L2", "top-1", "MB")
     rows.columns[0].no_wrap = True
     for trial in report.trials:
         chosen = trial.engine == report.engine
         rows.add_row(
             f"[bold]{trial.engine}[/bold]" if chosen else trial.engine,
-            _number(trial.speedup, ".2f"),
+            _number(trial.speedup, ".2f", unit=" ×"),
             _number(trial.rows_per_s, ",.0f"),
             _number(trial.row_seconds, ".3g", times=1e3),
             _number(trial.relative_l2, ".1e"),
