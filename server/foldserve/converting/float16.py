@@ -28,35 +28,11 @@ PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 FOLLOWERS = frozenset(
     {
-        *(
-            "Add",
-            "Sub",
-            "Mul",
-            "Relu",
-            "LeakyRelu",
-            "PRelu",
-            "Clip",
-            "Elu",
-            "Selu",
-            "Gelu",
-            "Mish",
-            "Softplus",
-        ),
-        *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softmax", "LayerNormalization", "ReduceMean"),
-        *("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Resize", "Upsample"),
-        *(
-            "Concat",
-            "Split",
-            "Slice",
-            "Pad",
-            "Reshape",
-            "Flatten",
-            "Transpose",
-            "Squeeze",
-            "Unsqueeze",
-            "Expand",
-        ),
-        *("DepthToSpace", "SpaceToDepth", "Gather", "Identity", "Dropout", "Where"),
+        *("Add", "Sub", "Mul", "Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "Gelu", "Mish"),
+        *("Softplus", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softmax", "LayerNormalization"),
+        *("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean", "Resize", "Upsample"),
+        *("Concat", "Split", "Slice", "Pad", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
+        *("Expand", "DepthToSpace", "SpaceToDepth", "Gather", "Identity", "Dropout", "Where"),
     }
 )
 """Runtimes sum the means, softmaxes and norms of float16 values in float32."""
