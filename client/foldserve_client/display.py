@@ -129,20 +129,22 @@ def fold_report(response: fold_pb.GetFoldReportResponse) -> RenderableType:
     if response.engines.advice:
         facts["faster engine"] = response.engines.advice
     tables = [*([sites] if report.sites else []), *([biases] if report.stripped_biases else [])]
-    return Group(_facts(facts), *tables, _engines(response.engines))
+    return Group(_facts(facts), *tables, *_engines(response.engines))
 
 
-def _engines(report: fold_pb.EngineReport) -> Table:
-    """Which engines were tried at load, and why one of them was chosen."""
-    rows = _table("engine", "times as fast", "rows/s", "relative L2", "top-1", "outcome")
+def _engines(report: fold_pb.EngineReport) -> list[RenderableType]:
+    """Which engines were tried at load, and why not the others."""
+    rows = _table("engine", "times as fast", "rows/s", "relative L2", "top-1")
+    rows.columns[0].no_wrap = True
     for trial in report.trials:
-        measured = [
-            f"{getattr(trial, name):{form}}" if trial.HasField(name) else ""
-            for name, form in _MEASURED_OF_ENGINES
-        ]
-        outcome = "chosen" if trial.engine == report.engine else report.why_not.get(trial.engine, "")
-        rows.add_row(escape(trial.engine), *measured, escape(outcome))
-    return rows
+        rows.add_row(
+            escape(trial.engine),
+            *(
+                f"{getattr(trial, name):{form}}" if trial.HasField(name) else ""
+                for name, form in _MEASURED_OF_ENGINES
+            ),
+        )
+    return [rows, _facts({report.engine: "chosen", **dict(sorted(report.why_not.items()))})]
 
 
 _MEASURED_OF_ENGINES: tuple[
