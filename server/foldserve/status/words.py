@@ -61,6 +61,11 @@ def number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
+def whole(value: float | None) -> str:
+    """Rounded, such as ``116,096``."""
+    return number(None if value is None else round(value))
+
+
 def plain(value: str | float) -> str:
     """A fact as it is, but yes and no."""
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 from foldserve.serving.engine_choice import (
+    ADVISABLE,
     INEXACT,
     WORTH,
     EngineReport,
@@ -123,7 +124,7 @@ def test_a_faster_engine_just_outside_is_advised_with_settings_that_let_it_pass(
         _trial("wrong", 6.0, math.nan),
         _trial("wrong", 6.0, None),
         _trial("wrong", 6.0, 1e-2, mismatches=1),
-        _trial("wrong", 1.0, 1e-2),
+        _trial("wrong", ADVISABLE - 0.01, 1e-2),
         _trial("wrong", 6.0, 1e-2, failure="it has no kernel"),
     ],
 )
