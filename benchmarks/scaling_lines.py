@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from peer_tables import GREY, OUR_COLOUR, THEIR_COLOUR
 from scaling_knee import Knee, growth, knee
 from serving_harness import OURS, SYNC_ECHO
@@ -139,7 +140,10 @@ def _draw(axis: Axes, panel: Panel, result: Result) -> None:
     axis.set_xticks(
         x, [size(value, panel.along) for value in x], rotation=45, fontsize="x-small", minor=False
     )
-    axis.tick_params(axis="y", which="both", labelsize="x-small")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.tick_params(axis="y", labelsize="x-small")
     axis.set_xlabel(ALONG[panel.along], fontsize="small")
     axis.set_title(panel.title, fontsize="small", color=GREY)
     axis.set_facecolor("none")
