@@ -32,6 +32,7 @@ class Managed:
             "provider": "cpu",
             "instances": 1,
             "intra_op_threads": 1,
+            "precisions": [],
             "cache_dir": CACHE.name,
             **settings,
         }

@@ -41,7 +41,7 @@ def source(tmp_path: Path) -> ModelVersion:
 
 def _load(source: ModelVersion, cache: Path, **settings: object) -> Servable:
     server = ServerSettings.model_validate(
-        {"repository": [source.folder.parent.parent], "cache_dir": cache, **settings}
+        {"repository": [source.folder.parent.parent], "cache_dir": cache, "precisions": [], **settings}
     )
     configure_logging(LogFormat.JSON, LogLevel.INFO)
     lifecycle = Lifecycle()
