@@ -110,7 +110,7 @@ def test_a_load_brings_the_model_itself(own: Server, digits: Digits) -> None:
                 "--file",
                 f"3/model.onnx={ONNX}",
             )
-            assert [m.version for m in client.repository_index().models if m.name == "mine"] == ["3"]
+            assert list(client.model_metadata("mine").versions) == ["3"]
     finally:
         told(own, "repository", "unload", "mine")
 

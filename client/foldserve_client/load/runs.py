@@ -12,7 +12,8 @@ from foldserve_client.load.report import Capacity, Comparison, Metric, StepResul
 from foldserve_client.load.sides import Side
 
 ATTEMPTS = 3
-"""Measurements in a row in which the generator itself was too slow, until the search ends."""
+"""Measurements in a row that miss the goal with a generator that was too slow itself, until the search ends.
+One that keeps it counts as it is: a late generator makes latencies longer, not shorter."""
 
 NOTABLE_SHARE = 0.01
 """Of the requests: where one side answers so many fewer, nothing but that is compared."""
@@ -64,7 +65,7 @@ def find_capacity(side: Side, first: Step, goal: Goal, watcher: Watcher) -> tupl
                 met = keeps(result, goal)
                 results.append(result)
                 watcher.say(_probe_words(result, met))
-                if not result.generator.bottleneck:
+                if met or not result.generator.bottleneck:
                     break
             else:
                 limited_by = result.generator.bottleneck
@@ -147,7 +148,7 @@ COMPARED: tuple[tuple[str, bool, Callable[[StepResult], float]], ...] = (
 
 def _probe_words(result: StepResult, met: bool) -> str:
     p99 = "no answer" if result.p99_ms is None else f"p99 {result.p99_ms:.2f} ms"
-    outcome = "the generator is the limit" if result.generator.bottleneck else "met" if met else "missed"
+    outcome = "met" if met else "the generator is the limit" if result.generator.bottleneck else "missed"
     return (
         f"{result.level}/s: {outcome} ({p99}, {result.answered_per_s:.0f}/s answered, "
         f"{result.failed_share:.2%} failed)"

@@ -88,11 +88,12 @@ def capacity(found: Capacity) -> str:
     failed = share(found.most_failed_share)
     goal = f"p99 within {milliseconds(found.target_p99_ms)} ms and at most {failed} failed"
     met, missed = found.bounds.met, found.bounds.missed
+    least = f"at least {rate(met)}/s with {goal}" if met else f"no rate is known to keep {goal}"
     if found.interrupted:
         above = f"; {rate(missed)}/s missed it twice" if missed is not None else ""
-        return f"at least {rate(met)}/s with {goal}{above}; the search was interrupted"
+        return f"{least}{above}; the search was interrupted"
     if found.limited_by is not None:
-        return f"at least {rate(met)}/s with {goal}; the generator is the limit: {found.limited_by}"
+        return f"{least}; the generator is the limit: {found.limited_by}"
     if not met:
         lowest = f": {rate(missed)}/s missed it, too" if missed is not None else ""
         return f"no rate keeps {goal}{lowest}"

@@ -147,7 +147,7 @@ def test_the_terminal_tells_the_same() -> None:
 
 def test_what_is_not_known_is_shown_as_such() -> None:
     for text in (_printed(INTERRUPTED), page(INTERRUPTED)):
-        assert f"at least 0/s with {TARGET}; the search was interrupted" in text
+        assert f"no rate is known to keep {TARGET}; the search was interrupted" in text
     for text in (_printed(SILENT), page(SILENT)):
         assert "B answered nothing in 1 of 1 rounds" in text
         assert text.count("not comparable") == 6

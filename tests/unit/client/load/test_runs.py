@@ -87,11 +87,24 @@ def test_a_search_ends_where_latency_or_failures_do(answer: Callable[[float], St
 
 
 def test_a_search_ends_where_the_generator_does() -> None:
-    busy = _side(lambda rate: _at(rate, cpu_share=0.95 if rate > 300 else 0.2))
-    results, found = runs.find_capacity(busy, STEP, GOAL, Said())
+    def busy(rate: float) -> StepResult:
+        """Busy from 150 on, and late from 300 on."""
+        cpu_share, latency_s = 0.95 if rate > 150 else 0.2, 0.02 if rate > 300 else 0.001
+        return _at(rate, latency_s=latency_s, cpu_share=cpu_share)
+
+    results, found = runs.find_capacity(_side(busy), STEP, GOAL, Said())
     assert found.bounds == Bounds(200, None)
     assert "95% of a core" in (found.limited_by or "")
     assert [step.level.start for step in results] == [100, 200, *[400] * runs.ATTEMPTS]
+
+
+def test_a_generator_that_cannot_keep_up_at_all_leaves_the_capacity_unknown() -> None:
+    late = _side(lambda rate: _at(rate, latency_s=0.02, cpu_share=0.95))
+    results, found = runs.find_capacity(late, STEP, GOAL, Said())
+    assert len(results) == runs.ATTEMPTS
+    assert words.capacity(found).startswith(
+        "no rate is known to keep p99 within 10 ms and at most 1 % failed; the "
+    )
 
 
 def test_a_search_that_is_interrupted_tells_what_it_knows() -> None:
