@@ -129,10 +129,18 @@ def _stages(result: Result) -> list[str]:
 
 
 def memory(result: Result) -> str:
-    """Resident memory after some of the cycles."""
+    """Resident memory after a first and a second start, and after some of the cycles."""
     count = len(result["loaded_mb"])
     shown = [number for number in (1, 2, 5, 10, 20, 30, 40, 50) if number <= count]
     rows = [
+        "| model | first start | second start | first ÷ second |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {row['first_mb']:.0f} MB | {row['second_mb']:.0f} MB "
+            f"| {row['first_mb'] / row['second_mb']:.2f} × |"
+            for name, row in result["starts"].items()
+        ),
+        "",
         f"| cycle | {' | '.join(map(str, shown))} |",
         "|---" * (len(shown) + 1) + "|",
         *(
