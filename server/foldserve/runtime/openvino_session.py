@@ -150,7 +150,10 @@ class OpenVinoSession:
         try:
             fits({name: array.shape for name, array in inputs.items()})
         except RuntimeError as error:
-            raise self._refused(inputs, useful_part(str(error))) from error
+            nothing = self._answer_to_no_rows(inputs, names)
+            if nothing is None:
+                raise self._refused(inputs, useful_part(str(error))) from error
+            return nothing
         try:
             # One for this run alone: another would keep these inputs until it is used again.
             request = compiled.create_infer_request()
@@ -179,6 +182,18 @@ class OpenVinoSession:
             if not _is_of(array, expected[name]):
                 spec = expected[name]
                 raise self._refused(inputs, f"'{name}' must be {spec.dtype} {list(spec.shape or ())}")
+
+    def _answer_to_no_rows(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array] | None:
+        """As OpenVINO pools one row at least: what one is answered, without it; None for other inputs."""
+        if not inputs or any(array.shape[:1] != (0,) for array in inputs.values()):
+            return None
+        one = {name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in inputs.items()}
+        answers = self.run(one, outputs)
+        return (
+            [answer[:0] for answer in answers]
+            if all(answer.shape[:1] == (1,) for answer in answers)
+            else None
+        )
 
     def _refused(self, inputs: Mapping[str, Array], reason: str) -> InputRefused:
         given = ", ".join(f"'{name}' {array.dtype} {list(array.shape)}" for name, array in inputs.items())

@@ -274,6 +274,14 @@ def test_what_does_not_fit_inside_is_refused_instead_of_answered_from_memory(tmp
         assert session.run({"x": np.ones(12, np.float32)})[0].shape == (3, 4)
 
 
+def test_an_empty_batch_is_a_batch_even_to_pooling(tmp_path: Path) -> None:
+    pooled = "float[n, 1, 4, 4] x) => (float[n, 1, 2, 2] y"
+    text = f"g ({pooled}) {{ y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x) }}"
+    (result,) = opened(write(tmp_path, text)).run({"x": np.empty((0, 1, 4, 4), np.float32)})
+    assert result.shape == (0, 1, 2, 2)
+    assert result.dtype == np.float32
+
+
 def test_an_image_smaller_than_the_kernel_is_refused(tmp_path: Path) -> None:
     session = opened(
         write(
