@@ -115,6 +115,21 @@ def test_a_restart_finds_the_choice_in_the_cache(repository: Path, tmp_path: Pat
     assert not from_cache
 
 
+def test_a_model_that_a_process_ended_with_is_served_without_trying_engines(
+    repository: Path, tmp_path: Path
+) -> None:
+    """ONNX Runtime runs it: an engine that does not survive it must not keep it from being served."""
+    with serving(repository, cache_dir=tmp_path / "cache", **WIDE) as server:
+        key = _servable(server).provenance.artefact_key
+    shutil.rmtree(tmp_path / "cache" / "models")
+    (tmp_path / "cache" / "opening" / key).write_bytes(b"x")
+    with serving(repository, cache_dir=tmp_path / "cache", **WIDE) as server:
+        own = _servable(server)
+        assert own.engine == BASELINE
+        assert own.provenance.engines.why_not.keys() == INT8
+        assert all(reason.startswith("not tried") for reason in own.provenance.engines.why_not.values())
+
+
 def test_without_samples_there_is_no_int8(repository: Path, tmp_path: Path) -> None:
     (repository / "digits" / "samples.npz").unlink()
     with serving(repository, cache_dir=tmp_path / "cache", **WIDE) as server:

@@ -87,7 +87,8 @@ class Contest:
     batches: bool
     """Whether requests may share a run."""
 
-    tune: Tune
+    tune: Tune | None
+    """None where engines are not to be tried: the process ended when this model was opened before."""
 
     def held(self, proven: Session, layout: Layout) -> tuple[EngineReport, OpenSessions]:
         """All engines of the device tried; the report, and the baseline's session if that one serves.
@@ -97,10 +98,13 @@ class Contest:
         """
         first = baseline(proven.provider)
         others = rivals(first.provider, self.opening.settings.precisions)
+        if self.tune is None:
+            ended = "not tried: the process ended when this model was opened before"
+            return only(first, [_unavailable(engine, ended) for engine in others]), {layout: proven}
         missing = [_unavailable(engine, engine.missing()) for engine in others]
         if self.evidence is None or all(trial.failure for trial in missing):
             return only(first, missing), {layout: proven}
-        contenders = _Contenders(self, self.evidence)
+        contenders = _Contenders(self, self.evidence, self.tune)
         tuned = contenders.tuned(first, {layout: proven})
         trials = [contenders.baseline_trial(first, tuned)]
         for engine, trial in zip(others, missing, strict=True):
@@ -121,6 +125,7 @@ class _Contenders:
 
     contest: Contest
     evidence: Evidence
+    tune: Tune
 
     def trial(self, engine: Engine, first: Tuned) -> EngineTrial:
         """One engine beside ``first``, the baseline; one that is far slower is not tuned."""
@@ -131,14 +136,15 @@ class _Contenders:
                 rival = Tuned(self._opened(engine, first.tuning.layout), first.tuning)
                 sessions.callback(rival.session.close)
                 report = prove(contest.reference, rival.session, contest.probes, contest.parity.budget)
-                if not report.outputs:
+                wanted = sum(contest.reference.takes(probe) for probe in contest.probes.probes)
+                if len(report.probes.shapes) < wanted:
                     return _unavailable(engine, report.explanation)
                 timed = self._timed(rival, first, rounds=1)
                 if timed["speedup"] >= HOPEFUL:
                     rival = self.tuned(engine, {first.tuning.layout: rival.session})
                     sessions.callback(rival.session.close)
                     timed = self._timed(rival, first, rounds=ROUNDS)
-            except (LoadFailed, ExecutionFailed) as error:
+            except (LoadFailed, ExecutionFailed, OSError) as error:
                 return _unavailable(engine, str(error))
             return EngineTrial(
                 engine=engine.name,
@@ -198,7 +204,7 @@ class _Contenders:
         def open_with(layout: Layout) -> Session:
             return unused.pop(layout, None) or self._opened(engine, layout)
 
-        tuning, session = contest.tune(engine, open_with, self.evidence, contest.batches)
+        tuning, session = self.tune(engine, open_with, self.evidence, contest.batches)
         session = session or open_with(tuning.layout)
         for other in unused.values():
             other.close()

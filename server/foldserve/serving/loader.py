@@ -140,9 +140,13 @@ class _Loading:
         entry = self._cache / "models" / self._key
         with artefact_files(entry, self._scratch / "model") as files:
             mark = self._cache / "opening" / self._key
-            with rehearsed(mark, lambda: self._rehearse(file), requests_are_served=requests_are_served):
+            with rehearsed(
+                mark, lambda: self._rehearse(file), requests_are_served=requests_are_served
+            ) as ends:
+                # ONNX Runtime survives it by now: where a process ended, another engine may be why.
+                tune = None if ends else self._tuned
                 made = preparation.prepare(
-                    file, self._source.samples, self._opening, self.stages, files=files, tune=self._tuned
+                    file, self._source.samples, self._opening, self.stages, files=files, tune=tune
                 )
             with self.stages.of(State.WARMING):
                 record = _record(made)

@@ -80,12 +80,13 @@ def prepare(
     stages: Stages,
     *,
     files: Files,
-    tune: Tune,
+    tune: Tune | None,
 ) -> Prepared:
     """Prepare the ONNX model in ``file``; raises the exceptions under LoadFailed.
 
     ``samples`` is an ``.npz`` file with inputs to prove on, None for synthetic ones. What serves was proven
-    as it lies in ``files``; ``tune`` measures how each engine runs it best.
+    as it lies in ``files``; ``tune`` measures how each engine runs it best; None has no
+    engine tried but the baseline.
     """
     settings = opening.settings
     with stages.of(State.LOADING):

@@ -33,8 +33,8 @@ ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @contextmanager
-def rehearsed(mark: Path, rehearsal: Callable[[], None], *, requests_are_served: bool) -> Iterator[None]:
-    """Around opening a model for the first time.
+def rehearsed(mark: Path, rehearsal: Callable[[], None], *, requests_are_served: bool) -> Iterator[int]:
+    """Around opening a model for the first time; tells how many processes ended while they did.
 
     Raises what ``rehearsal`` raises, and :class:`InvalidModel` after :data:`MOST_ENDS` processes.
     """
@@ -54,7 +54,7 @@ def rehearsed(mark: Path, rehearsal: Callable[[], None], *, requests_are_served:
     _marked(mark, ends + 1)
     _open_marks.add(mark)
     try:
-        yield
+        yield ends
     finally:
         _open_marks.discard(mark)
         _unmark(mark)
