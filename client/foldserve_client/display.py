@@ -133,7 +133,9 @@ def fold_report(response: fold_pb.GetFoldReportResponse) -> RenderableType:
 
 
 def _engines(report: fold_pb.EngineReport) -> list[RenderableType]:
-    """Which engines were tried at load, and why not the others."""
+    """Which engines were tried at load, and why not the others; nothing where none was."""
+    if not (report.trials or report.why_not):
+        return []
     rows = _table("engine", "times as fast", "rows/s", "relative L2", "top-1")
     rows.columns[0].no_wrap = True
     for trial in report.trials:
