@@ -25,6 +25,7 @@ from foldserve.errors import (
 )
 from foldserve.runtime.cpus import available_cpus
 from foldserve.runtime.messages import useful_part
+from foldserve.runtime.no_rows import answer_to_no_rows, have_no_rows
 from foldserve.runtime.onnx_tensors import Specs, declared_tensors
 from foldserve.runtime.openvino_module import core, cpu_capabilities, installed, openvino
 from foldserve.runtime.openvino_shapes import ShapeCheck
@@ -147,13 +148,14 @@ class OpenVinoSession:
             raise ExecutionFailed(f"{self._name} is closed")
         names = list(outputs or (spec.name for spec in self._outputs))
         self._check(inputs, names)
+        if have_no_rows(inputs):
+            nothing = answer_to_no_rows(inputs, lambda one: self.run(one, names))
+            if nothing is not None:
+                return nothing
         try:
             fits({name: array.shape for name, array in inputs.items()})
         except RuntimeError as error:
-            nothing = self._answer_to_no_rows(inputs, names)
-            if nothing is None:
-                raise self._refused(inputs, useful_part(str(error))) from error
-            return nothing
+            raise self._refused(inputs, useful_part(str(error))) from error
         try:
             # One for this run alone: another would keep these inputs until it is used again.
             request = compiled.create_infer_request()
@@ -182,18 +184,6 @@ class OpenVinoSession:
             if not _is_of(array, expected[name]):
                 spec = expected[name]
                 raise self._refused(inputs, f"'{name}' must be {spec.dtype} {list(spec.shape or ())}")
-
-    def _answer_to_no_rows(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array] | None:
-        """As OpenVINO pools one row at least: what one is answered, without it; None for other inputs."""
-        if not inputs or any(array.shape[:1] != (0,) for array in inputs.values()):
-            return None
-        one = {name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in inputs.items()}
-        answers = self.run(one, outputs)
-        return (
-            [answer[:0] for answer in answers]
-            if all(answer.shape[:1] == (1,) for answer in answers)
-            else None
-        )
 
     def _refused(self, inputs: Mapping[str, Array], reason: str) -> InputRefused:
         given = ", ".join(f"'{name}' {array.dtype} {list(array.shape)}" for name, array in inputs.items())

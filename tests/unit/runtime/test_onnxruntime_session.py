@@ -362,3 +362,34 @@ def test_nothing_is_shrunk_where_nothing_is_kept() -> None:
 def test_what_a_model_refuses_does_not_shrink_it() -> None:
     with pytest.raises(InputRefused):
         identity("tensor(float)").shrink({"x": np.zeros((1, 3), np.float32)})
+
+
+def test_no_rows_do_not_end_the_process() -> None:
+    """The runtime's LSTM does not survive them (1.31), so they never get there."""
+    recurrent = cpu(
+        model(
+            """g (float[n, 5, 4] x) => (float[n, 3] y) {
+                steps = Transpose <perm = [1, 0, 2]> (x)
+                all, last = LSTM <hidden_size = 3> (steps, w, r)
+                y = Squeeze (last, first)
+            }""",
+            w=np.ones((1, 12, 4), np.float32),
+            r=np.ones((1, 12, 3), np.float32),
+            first=np.zeros(1, np.int64),
+        )
+    )
+    (answer,) = recurrent.run({"x": np.zeros((0, 5, 4), np.float32)})
+    assert (answer.shape, answer.dtype) == ((0, 3), np.float32)
+    with pytest.raises(InputRefused):
+        recurrent.run({"x": np.zeros((0, 5, 9), np.float32)})
+
+
+def test_no_rows_of_strings_are_answered() -> None:
+    (answer,) = identity("tensor(string)").run({"x": np.empty((0, 2), np.object_)})
+    assert answer.shape == (0, 2)
+
+
+def test_what_has_no_rows_to_be_without_is_run_as_it_is() -> None:
+    """The first axis of this input is none of the output."""
+    counted = cpu(model("g (float[n, 2] x) => (int64 y) { y = Size(x) }"))
+    assert counted.run({"x": np.zeros((0, 2), np.float32)})[0] == 0

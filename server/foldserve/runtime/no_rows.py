@@ -1,0 +1,34 @@
+"""The answer to inputs without rows: what one row is answered, cut off.
+
+Runtimes have kernels that were never tried on nothing: ONNX Runtime's LSTM ends the process, and OpenVINO
+pools one row at least.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from foldserve.runtime.session import Array
+
+
+def have_no_rows(inputs: Mapping[str, Array]) -> bool:
+    """Whether the first axis of every input, and there are some, is empty."""
+    return bool(inputs) and all(array.shape[:1] == (0,) for array in inputs.values())
+
+
+def answer_to_no_rows(
+    inputs: Mapping[str, Array], run: Callable[[Mapping[str, Array]], list[Array]]
+) -> list[Array] | None:
+    """What ``run`` answers to one row of zeros, without that row; None where it does not answer with a row.
+
+    Raises what ``run`` raises.
+    """
+    answers = run({name: _one_row(array) for name, array in inputs.items()})
+    if any(answer.shape[:1] != (1,) for answer in answers):
+        return None
+    return [answer[:0] for answer in answers]
+
+
+def _one_row(array: Array) -> Array:
+    shape = (1, *array.shape[1:])
+    return np.full(shape, b"", np.object_) if array.dtype == np.object_ else np.zeros(shape, array.dtype)
