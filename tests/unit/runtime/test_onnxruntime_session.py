@@ -379,7 +379,8 @@ def test_no_rows_do_not_end_the_process() -> None:
         )
     )
     (answer,) = recurrent.run({"x": np.zeros((0, 5, 4), np.float32)})
-    assert (answer.shape, answer.dtype) == ((0, 3), np.float32)
+    assert answer.shape == (0, 3)
+    assert answer.dtype == np.float32
     with pytest.raises(InputRefused):
         recurrent.run({"x": np.zeros((0, 5, 9), np.float32)})
 
