@@ -143,12 +143,16 @@ def first_start(subject: Subject, budget: str, cache: Path) -> Budget:
 def served(subject: Subject, budgets: Mapping[str, Budget], rounds: int, seconds: float) -> dict[str, Any]:
     """Both servers in turn, and the loops beside them; medians of the rounds, and of their ratios."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in budgets}
+    engines = {name: [budget.engine] for name, budget in budgets.items()}
     for number in range(rounds):
         for name, budget in budgets.items():
-            found[name].append(_round(subject, budget, seconds))
-            say(f"{subject.name}, round {number + 1}, {name}: {found[name][-1]}")
+            measured, answering = _round(subject, budget, seconds)
+            found[name].append(measured)
+            engines[name].append(answering)
+            say(f"{subject.name}, round {number + 1}, {name}: {answering} {measured}")
     return {
-        name: {"engine": budgets[name].engine} | beside(own, found[DEFAULT]) for name, own in found.items()
+        name: {"engine": ", then ".join(dict.fromkeys(engines[name]))} | beside(own, found[DEFAULT])
+        for name, own in found.items()
     }
 
 
@@ -162,16 +166,16 @@ def beside(own: Sequence[Mapping[str, float]], default: Sequence[Mapping[str, fl
     }
 
 
-def _round(subject: Subject, budget: Budget, seconds: float) -> dict[str, float]:
-    """Images per second of a server, and of a loop over its engine."""
+def _round(subject: Subject, budget: Budget, seconds: float) -> tuple[dict[str, float], str]:
+    """Images per second of a server and of a loop over its engine; which engine answers at the end."""
     request = subject.request(rows=1)
     with running([budget.recipe], SERVER_CORE) as (server,):
         response = server.answer(request)
         load = closed_loop(server, request, response, callers=CALLERS, seconds=seconds, cores=LOAD_CORES)
-        rows = mean_batch(server)
+        rows, answering = mean_batch(server), _facts(server, subject.name)["engine"]
     opened = budget.opened(budget.engine, subject.samples, min(CALLERS, budget.most_rows))
     bare = alone("bare", opened, SERVER_CORE, seconds=seconds)
-    return {"rows": rows, "served": load.steady_rate, "bare": bare["rate"]}
+    return {"rows": rows, "served": load.steady_rate, "bare": bare["rate"]}, answering
 
 
 def first_requests(
