@@ -34,7 +34,7 @@ LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --python-platfo
 LOCK_SERVER := $(LOCK) -c constraints.txt --find-links build/wheels --no-emit-package foldserve-proto \
 	--extra otel server/pyproject.toml --extra cli client/pyproject.toml docker/requirements.in
 
-.PHONY: help setup demo run example test test-peers test-container images locks bench bench-folding bench-drift bench-serving bench-scaling bench-peers soak fuzz audit licences lint format clean
+.PHONY: help setup demo run example test test-peers test-container images locks bench bench-folding bench-drift bench-serving bench-engines bench-scaling bench-peers soak fuzz audit licences lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -130,7 +130,7 @@ locks: setup ## Pin what the images install, with hashes (where PyTorch's index 
 		-o docker/requirements-pt2.txt --python-version 3.11
 	@sed -i '1i --extra-index-url $(TORCH_INDEX)' docker/requirements-pt2.txt
 
-bench: bench-folding bench-drift bench-serving bench-scaling ## Run all benchmarks (two hours)
+bench: bench-folding bench-drift bench-serving bench-engines bench-scaling ## Run all benchmarks (two hours)
 
 bench-folding: setup $(FOLDERS_VENV)/.complete ## Compare folding with other tools: share, accuracy, time, memory (an hour)
 	PYTHONPATH=tests $(BIN)/python benchmarks/folding_comparison.py
@@ -154,6 +154,11 @@ bench-serving: setup ## Measure serving beside its limits: throughput, latency, 
 	$(BIN)/python benchmarks/client_overhead.py
 	$(BIN)/python benchmarks/drift_cost.py
 	$(BIN)/python benchmarks/serving_tables.py
+
+bench-engines: setup ## Measure what engines bring within a budget, at load, served and at the first request (8 minutes)
+	@command -v h2load >/dev/null || { echo 'h2load is missing: apt-get install nghttp2-client'; exit 1; }
+	$(BIN)/python benchmarks/engine_comparison.py
+	$(BIN)/python benchmarks/engine_tables.py
 
 bench-scaling: setup ## Measure how cost grows with payload, callers, models, rows, cores and instances (15 minutes)
 	@command -v h2load >/dev/null || { echo 'h2load is missing: apt-get install nghttp2-client'; exit 1; }
