@@ -13,6 +13,7 @@ from foldserve_client import AsyncClient, Client, ClientError, InferResult, Tls
 from integration.repositories import EXPLICIT
 from numpy.typing import NDArray
 from running import EXAMPLE_MODELS, ROOT, serving
+from watching import until
 
 Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -30,7 +31,11 @@ SHOWN: list[Any] = [
 @pytest.fixture(scope="module")
 def changing() -> Iterator[Server]:
     """A server that the examples may change."""
-    with serving(EXAMPLE_MODELS, **EXPLICIT, load_models=["*"]) as server:
+    with (
+        serving(EXAMPLE_MODELS, **EXPLICIT, load_models=["*"]) as server,
+        Client(server.management_address) as client,
+    ):
+        until(lambda: not client.drift("digits").unavailable, "the unfolded model is open")
         yield server
 
 

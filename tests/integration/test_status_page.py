@@ -169,7 +169,7 @@ def test_what_went_wrong_is_said_first_and_leads_to_its_page(browser: Browser, u
     assert browser.run("document.querySelectorAll('.models b, script, img').length") == 0
     browser.show(browser.run(f"[...{first}.querySelectorAll('a')].pop().href"))
     said = browser.run(f"{first}.innerText")
-    assert "The unfolded model answers since" in said
+    assert "The unfolded model on onnxruntime-cpu-float32 answers since" in said
     assert "'logits': relative L2" in said
     assert "foldserve-client reset digits" in said
 

@@ -95,6 +95,7 @@ class _Loading:
         self._opening = Opening(self._name, settings)
         self.stages = stages
         with stages.of(State.LOADING):
+            self._identity = source.identity()
             try:
                 self._key = artefact_key(source, settings, resolve_provider(settings.provider))
             except OSError as error:
@@ -148,6 +149,8 @@ class _Loading:
                 made = preparation.prepare(
                     file, self._source.samples, self._opening, self.stages, files=files, tune=tune
                 )
+            if self._source.identity() != self._identity:
+                raise InvalidModel(f"{self._name}: its files were changed while it was loaded; load it again")
             with self.stages.of(State.WARMING):
                 record = _record(made)
                 artefact = files.finish(made.choice.candidate.model, made.evidence, record)

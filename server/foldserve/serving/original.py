@@ -70,23 +70,33 @@ class Original:
 
         with tempfile.TemporaryDirectory(prefix="foldserve-") as scratch:
             file = model_file.onnx_file(self._source, Path(scratch), self._server)
-            provider = resolve_provider(self._settings.provider)
-            if artefact_key(self._source, self._settings, provider) != self._key:
-                raise InvalidModel(
-                    f"model '{self._source.name}' version {self._source.version}: its files were changed "
-                    "since it was loaded, so there is no original to compare its answers with; load it again"
-                )
+            self._require_unchanged()
             model = model_file.read_model(file)
             model_file.make_initialisers_constant(model)
+
+            def write(into: Path) -> OriginalRecord:
+                record = original_files.write(model, into)
+                self._require_unchanged()  # not while they were read either
+                return record
+
             try:
                 folder = self._entry
-                record = write_entry(folder, lambda into: original_files.write(model, into))
+                record = write_entry(folder, write)
             except OSError as error:
                 log.warning("the cache cannot be written: keeping the original aside", reason=str(error))
                 self._scratch = tempfile.TemporaryDirectory(prefix="foldserve-")
                 folder = Path(self._scratch.name, "original")
-                record = write_entry(folder, lambda into: original_files.write(model, into))
+                record = write_entry(folder, write)
             return folder, record
+
+    def _require_unchanged(self) -> None:
+        """Raise :class:`InvalidModel` if the model's files are not those that were loaded."""
+        provider = resolve_provider(self._settings.provider)
+        if artefact_key(self._source, self._settings, provider) != self._key:
+            raise InvalidModel(
+                f"model '{self._source.name}' version {self._source.version}: its files were changed "
+                "since it was loaded, so there is no original to compare its answers with; load it again"
+            )
 
     @property
     def _entry(self) -> Path:

@@ -48,6 +48,10 @@ class ModelVersion:
         samples = self.folder.parent / SAMPLES_FILE
         return samples if samples.is_file() else None
 
+    def identity(self) -> Identity:
+        """What changes when somebody touches one of its files."""
+        return _identity(self.folder)
+
     def model_file(self) -> Path:
         """The file to load; raises :class:`UnsupportedModel` when there is none, or only a pickle."""
         names = (self.file,) if self.file else MODEL_FILES

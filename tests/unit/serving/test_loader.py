@@ -310,3 +310,22 @@ def test_a_model_whose_time_depends_on_values_never_holds_up_the_reader(
     pace = servable._batcher._pace
     pace.record(line, 1e-6)
     assert pace.is_short(line) is is_steady
+
+
+def test_files_that_change_while_they_are_loaded_are_not_kept_under_their_old_name(
+    source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = preparation.prepare
+
+    def prepare_and_change(*given: Any, **named: Any) -> Any:
+        made = really(*given, **named)
+        file = source.folder / "model.onnx"
+        file.write_bytes(file.read_bytes())
+        return made
+
+    monkeypatch.setattr(preparation, "prepare", prepare_and_change)
+    with pytest.raises(InvalidModel, match="changed while it was loaded; load it again"):
+        _load(source, tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "models").glob("*"))
+    monkeypatch.undo()
+    assert not _load(source, tmp_path / "cache").provenance.from_cache
