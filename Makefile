@@ -109,8 +109,9 @@ $(FOLDERS_VENV)/.complete: $(VENV)/.complete benchmarks/requirements-folders.txt
 	@$(BIN)/python $(PIP) install -q --no-deps -r benchmarks/requirements-models.txt
 	@touch $@
 
-images: ## Build foldserve:cpu, foldserve:pt2 and foldserve:gpu with docker
+images: ## Build foldserve:cpu, foldserve:openvino, foldserve:pt2 and foldserve:gpu with docker
 	$(BUILD) --tag foldserve:cpu .
+	$(BUILD) --build-arg VARIANT=openvino --tag foldserve:openvino .
 	$(BUILD) --build-arg VARIANT=pt2 --tag foldserve:pt2 .
 	docker build --file docker/cuda.Dockerfile --tag foldserve-base:cuda13 docker
 	$(BUILD) --build-arg VARIANT=gpu --build-arg BASE=foldserve-base:cuda13 --tag foldserve:gpu .
@@ -125,6 +126,7 @@ locks: setup ## Pin what the images install, with hashes (where PyTorch's index 
 	@$(BIN)/python $(PIP) wheel -q --no-deps --wheel-dir build/wheels ./proto
 	@$(LOCK) docker/requirements-build.in -o docker/requirements-build.txt --python-version 3.11
 	@$(LOCK_SERVER) --extra cpu -o docker/requirements-cpu.txt --python-version 3.11
+	@$(LOCK_SERVER) --extra cpu --extra openvino -o docker/requirements-openvino.txt --python-version 3.11
 	@$(LOCK_SERVER) --extra gpu -o docker/requirements-gpu.txt --python-version 3.12
 	@$(LOCK_SERVER) --extra cpu --extra pt2 docker/requirements-pt2.in $(TORCH_FROM) \
 		-o docker/requirements-pt2.txt --python-version 3.11

@@ -12,7 +12,12 @@ from packaging.version import Version
 from running import ROOT
 
 DOCKER = ROOT / "docker"
-EXTRAS = {"cpu": {"cpu", "otel"}, "gpu": {"gpu", "otel"}, "pt2": {"cpu", "pt2", "otel"}}
+EXTRAS = {
+    "cpu": {"cpu", "otel"},
+    "openvino": {"cpu", "openvino", "otel"},
+    "gpu": {"gpu", "otel"},
+    "pt2": {"cpu", "pt2", "otel"},
+}
 OWN = {"foldserve-proto", "foldserve"}
 
 
