@@ -26,7 +26,6 @@ WIDE = {"precisions": ["int8"], "parity": {"relative_l2": 0.05, "top1_agreement"
 def _whatever_is_allowed_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which engine is faster depends on the machine; here the fastest rival serves even if it is slower."""
     monkeypatch.setattr(engine_choice, "WORTH", 0.0)
-    monkeypatch.setattr(engine_choice, "ADVISABLE", 0.0)
 
 
 @pytest.fixture

@@ -8,11 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from foldserve.runtime.session import Execution
 from foldserve.settings import ParityBudget, Precision
 
-WORTH = 1.05
-"""An engine must be so many times as fast as the baseline: a smaller gain may be noise."""
-
-ADVISABLE = 1.2
-"""An engine so many times as fast as the one that serves may be worth a wider budget to the model's owner."""
+WORTH = 1.2
+"""An engine must be so many times as fast: a smaller gain may be noise, and requests have costs beside it."""
 
 INEXACT = 0.2
 """Relative L2 up to which answers are taken for inexact ones; beyond, they are wrong."""
@@ -143,7 +140,7 @@ def _advice(others: Sequence[EngineTrial], chosen: EngineTrial, budget: ParityBu
         and excess(trial, budget)
         and not trial.mismatches
         and (trial.relative_l2 if trial.relative_l2 is not None else inf) <= INEXACT
-        and _speed(trial) >= ADVISABLE * _speed(chosen)
+        and _speed(trial) >= WORTH * _speed(chosen)
     ]
     best = max(outside, key=_speed, default=None)
     if best is None:

@@ -5,7 +5,6 @@ from itertools import product
 
 import pytest
 from foldserve.serving.engine_choice import (
-    ADVISABLE,
     INEXACT,
     WORTH,
     EngineReport,
@@ -17,7 +16,7 @@ from foldserve.settings import ParityBudget, Precision
 from pydantic import ValidationError
 
 BUDGET = ParityBudget(relative_l2=1e-2, scaled_max=1e-1, top1_agreement=0.9)
-SPEEDS = (None, 0.5, 1.0, 1.04, WORTH, 2.0, 2.0, 6.0)
+SPEEDS = (None, 0.5, 1.0, WORTH - 0.01, WORTH, 2.0, 2.0, 6.0)
 DISTANCES = (None, 0.0, 1e-2, 1.1e-2, 0.5, math.inf, math.nan)
 AGREEMENTS = (None, 1.0, 0.9, 0.89)
 BASELINE = EngineTrial(engine="baseline", precision=Precision.FLOAT32, speedup=1.0)
@@ -124,7 +123,7 @@ def test_a_faster_engine_just_outside_is_advised_with_settings_that_let_it_pass(
         _trial("wrong", 6.0, math.nan),
         _trial("wrong", 6.0, None),
         _trial("wrong", 6.0, 1e-2, mismatches=1),
-        _trial("wrong", ADVISABLE - 0.01, 1e-2),
+        _trial("wrong", WORTH - 0.01, 1e-2),
         _trial("wrong", 6.0, 1e-2, failure="it has no kernel"),
     ],
 )
