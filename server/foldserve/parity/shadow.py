@@ -1,6 +1,6 @@
 """Parity in service: a sample of a model's answers, compared with what its unfolded form answers.
 
-The request path only draws a random number, and hands over what it has; nothing waits. A worker of the lowest
+The request path only draws a random number, and hands over what it has; nothing waits. A worker of lower
 priority runs the sample on the unfolded, unoptimised reference and compares.
 """
 

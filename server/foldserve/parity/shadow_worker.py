@@ -7,9 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from foldserve.lifeline import LOWEST_PRIORITY
 from foldserve.observability.logging import get_logger
 from foldserve.parity.cpu_budget import CpuBudget
+
+LOWER_PRIORITY = 5
+"""By Linux's scale, a third of the others' weight. At the lowest the thread would be kept waiting on a busy
+core while it holds Python's lock, and everybody's requests with it: half as many were answered."""
 
 MOST_WAITING = 16
 """Samples that may wait; each keeps the message that it came in."""
@@ -27,7 +30,7 @@ log = get_logger()
 
 
 class ShadowWorker:
-    """Runs what it is given, one at a time, at the lowest priority; ``cpu_share`` is :class:`CpuBudget`'s.
+    """Runs what it is given, one at a time, at a lower priority; ``cpu_share`` is :class:`CpuBudget`'s.
 
     Work that is *offered* is refused where too much waits already or the processor time is used up; work that
     is *submitted* is done in any case, and costs nothing of it.
@@ -77,7 +80,7 @@ class ShadowWorker:
 
     def _work(self) -> None:
         with suppress(OSError, AttributeError):  # not Linux, or a sandbox forbids it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWER_PRIORITY)
         while True:
             for regular in list(self._regular):
                 _do(regular)
