@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from foldserve.runtime.openvino_module import installed
 from foldserve.server import Server
@@ -162,3 +163,29 @@ def test_parity_that_breaks_gives_up_one_engine_at_a_time(watched: tuple[Server,
     assert client.reset_fallback("digits").was_active
     assert (own.variant, own.engine) == ("folded", first)
     assert _accuracy(client) >= REQUIRED_ACCURACY
+
+
+def test_the_budget_that_half_precision_widens_is_not_for_other_precisions(
+    repository: Path, tmp_path: Path
+) -> None:
+    """One float16 constant makes the default budget 1,600 times as wide: nobody asked for int8 by that."""
+    file = repository / "digits" / "1" / "model.onnx"
+    model = onnx.load(file)
+    (output,) = model.graph.output
+    inner = f"{output.name}_before"
+    for node in model.graph.node:
+        node.output[:] = [inner if name == output.name else name for name in node.output]
+    one = onnx.numpy_helper.from_array(np.ones(1, np.float16), "half")
+    model.graph.initializer.append(one)
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Cast", ["half"], ["whole"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Mul", [inner, "whole"], [output.name]),
+        ]
+    )
+    onnx.save(model, file)
+    with serving(repository, cache_dir=tmp_path / "cache", precisions=["int8"]) as server:
+        own = _servable(server)
+        assert own.provenance.parity_report.budget.relative_l2 > 1e-3
+        assert own.engine == BASELINE
+        assert all("own half precision" in why for why in own.provenance.engines.why_not.values())

@@ -4,11 +4,17 @@ Runtimes have kernels that were never tried on nothing: ONNX Runtime's LSTM ends
 pools one row at least.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from foldserve.runtime.session import Array
+from foldserve.runtime.tensors import TensorSpec
+
+
+def rows_are_open(specs: Iterable[TensorSpec]) -> bool:
+    """Whether the first axis of every tensor may have any size, as the axis of rows has."""
+    return all(spec.shape and not isinstance(spec.shape[0], int) for spec in specs)
 
 
 def have_no_rows(inputs: Mapping[str, Array]) -> bool:

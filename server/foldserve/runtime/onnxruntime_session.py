@@ -24,7 +24,7 @@ from foldserve.runtime.cpus import available_cpus, cpu_model
 from foldserve.runtime.cuda import device_name
 from foldserve.runtime.in_memory import InMemoryModel
 from foldserve.runtime.messages import useful_part
-from foldserve.runtime.no_rows import answer_to_no_rows, have_no_rows
+from foldserve.runtime.no_rows import answer_to_no_rows, have_no_rows, rows_are_open
 from foldserve.runtime.onnxruntime_module import CPU_PROVIDER, CUDA_PROVIDER, LOG_NOTHING, onnxruntime
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Array, Execution, Provider
@@ -128,7 +128,7 @@ class OnnxRuntimeSession:
         self._inputs = tuple(_spec(argument, self._name) for argument in session.get_inputs())
         self._outputs = tuple(_spec(argument, self._name) for argument in session.get_outputs())
         self._has_bfloat16 = any(spec.dtype == BFLOAT16 for spec in (*self._inputs, *self._outputs))
-        self._rows_are_open = all(spec.shape and not isinstance(spec.shape[0], int) for spec in self._inputs)
+        self._rows_are_open = rows_are_open((*self._inputs, *self._outputs))
         self._has_strings = any(spec.dtype == np.object_ for spec in (*self._inputs, *self._outputs))
         self._session: Any = session
         self._keeps_memory = keeps_memory

@@ -25,7 +25,7 @@ from foldserve.errors import (
 )
 from foldserve.runtime.cpus import available_cpus
 from foldserve.runtime.messages import useful_part
-from foldserve.runtime.no_rows import answer_to_no_rows, have_no_rows
+from foldserve.runtime.no_rows import answer_to_no_rows, have_no_rows, rows_are_open
 from foldserve.runtime.onnx_tensors import Specs, declared_tensors
 from foldserve.runtime.openvino_module import core, cpu_capabilities, installed, openvino
 from foldserve.runtime.openvino_shapes import ShapeCheck
@@ -70,7 +70,11 @@ def openvino_missing(precision: Precision) -> str:
         return f"OpenVINO computes in {', '.join(HINTS)} on CPUs, not in {precision}"
     if not installed():
         return "OpenVINO is not installed: pip install 'foldserve[openvino]'"
-    if CAPABILITIES[precision] not in cpu_capabilities():
+    try:
+        capabilities = cpu_capabilities()
+    except Exception as error:  # whatever a broken installation raises
+        return f"OpenVINO cannot be loaded: {error}"
+    if CAPABILITIES[precision] not in capabilities:
         return f"this CPU has no {precision} units"
     return ""
 
@@ -106,9 +110,12 @@ class OpenVinoSession:
         threads = threads or max(1, available_cpus() // streams)
         try:
             model = core().read_model(source)
+            _refuse_computed_indices(self._name, model)
             self._compiled: Any = core().compile_model(model, DEVICE, _settings(precision, threads, streams))
             self._ports = _ports(self._compiled)
             self._fits: ShapeCheck | None = ShapeCheck(model)
+        except LoadFailed:
+            raise
         except Exception as error:  # whatever comes out of it
             raise _load_error(self._name, error) from error
         unknown = [spec.name for spec in (*self._inputs, *self._outputs) if spec.name not in self._ports]
@@ -148,7 +155,7 @@ class OpenVinoSession:
             raise ExecutionFailed(f"{self._name} is closed")
         names = list(outputs or (spec.name for spec in self._outputs))
         self._check(inputs, names)
-        if have_no_rows(inputs):
+        if rows_are_open((*self._inputs, *self._outputs)) and have_no_rows(inputs):
             nothing = answer_to_no_rows(inputs, lambda one: self.run(one, names))
             if nothing is not None:
                 return nothing
@@ -257,6 +264,15 @@ def _refuse_what_is_narrowed(model: str, inputs: Specs, outputs: Specs) -> None:
             raise UnsupportedModel(
                 f"{model}: '{spec.name}' is {spec.dtype}, which OpenVINO would compute in 32 bits"
             )
+
+
+def _refuse_computed_indices(name: str, model: Any) -> None:
+    """Those that are out of range it answers with zeros, where others refuse them."""
+    for operator in model.get_ops():
+        if operator.get_type_name().startswith("Gather"):
+            indices = operator.input_value(1).get_node()
+            if indices.get_type_name() != "Constant":
+                raise UnsupportedModel(f"{name}: OpenVINO does not check indices that are computed")
 
 
 def _load_error(model: str, error: Exception) -> LoadFailed:

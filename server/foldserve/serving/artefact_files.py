@@ -1,5 +1,6 @@
 """Writing the files of an artefact: candidates are proven as they lie there, and the chosen one serves so."""
 
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -65,7 +66,10 @@ class ArtefactFiles:
         try:
             return self._finished(model, evidence, record)
         except OSError as error:
+            before = self.file_of(model).parent
             self._leave_cache(error)
+            for conversion in before.glob(f"{Path(MODEL).stem}.*{Path(MODEL).suffix}*"):
+                shutil.copy2(conversion, self.file_of(model).parent)
             return self._finished(model, evidence, record)
 
     def _finished(self, model: ir.Model, evidence: Evidence | None, record: Artefact) -> Artefact:

@@ -59,6 +59,8 @@ def artefact_key(source: ModelVersion, settings: ModelSettings, provider: Provid
     content = [f"{file.relative_to(source.folder)}={digest_of(file)}" for file in files]
     samples = digest_of(source.samples) if source.samples else "none"
     deciding = settings.model_dump_json(include=DECIDING_SETTINGS | {"file"})
+    # Limits that nobody set are widened for half precision, the same numbers set by somebody are not.
+    deciding += f" with {sorted(settings.parity.model_fields_set)}"
     machine = f"{available_cpus()} of {cpu_model()} with {' '.join(sorted(cpu_features()))}"
     return entry_key([*content, f"samples={samples}", deciding, provider, machine], MAKERS)
 

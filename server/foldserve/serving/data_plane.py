@@ -9,7 +9,14 @@ from foldserve.observability.inference import StageSeconds
 from foldserve.serving.batcher import Later, rows_of
 from foldserve.serving.manager import ModelManager
 from foldserve.serving.servable import Servable
-from foldserve.serving.validation import Array, Form, validate_inputs, validate_outputs, validate_rows
+from foldserve.serving.validation import (
+    Array,
+    Form,
+    validate_elements,
+    validate_inputs,
+    validate_outputs,
+    validate_rows,
+)
 from foldserve.serving.waiting import Execution, Waiting
 
 
@@ -83,6 +90,8 @@ class DataPlane:
         servable = self._manager.acquire(request.model, request.version)
         try:
             validate_inputs(servable.inputs, request.inputs)
+            if servable.needs_elements:
+                validate_elements(request.inputs)
             validate_outputs(servable.outputs, request.outputs)
             names = request.outputs or servable.output_names
             if servable.most_rows is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from foldserve.converting.float16 import to_float16
 from foldserve.converting.int8 import quantise
-from foldserve.errors import ExecutionFailed, LoadFailed, UnsupportedModel
+from foldserve.errors import ExecutionFailed, UnsupportedModel
 from foldserve.observability.logging import get_logger
 from foldserve.parity.evidence import Evidence
 from foldserve.parity.gate import prove
@@ -26,7 +26,7 @@ from foldserve.serving.batcher import rows_of
 from foldserve.serving.engine_choice import EngineReport, EngineTrial, choose_engine
 from foldserve.serving.ladder import Optimisation
 from foldserve.serving.opening import Opening
-from foldserve.serving.tune import LARGEST_TRIED, repeated
+from foldserve.serving.tune import LARGEST_TRIED, measuring, repeated
 from foldserve.settings import Objective, Precision
 
 if TYPE_CHECKING:
@@ -101,22 +101,36 @@ class Contest:
         if self.tune is None:
             ended = "not tried: the process ended when this model was opened before"
             return only(first, [_unavailable(engine, ended) for engine in others]), {layout: proven}
-        missing = [_unavailable(engine, engine.missing()) for engine in others]
+        missing = [_unavailable(engine, engine.missing() or self._forbidden(engine)) for engine in others]
         if self.evidence is None or all(trial.failure for trial in missing):
             return only(first, missing), {layout: proven}
         contenders = _Contenders(self, self.evidence, self.tune)
         tuned = contenders.tuned(first, {layout: proven})
-        trials = [contenders.baseline_trial(first, tuned)]
+        open_baseline = {layout: proven} if tuned.session is proven else NOT_OPEN
+        try:
+            trials = [contenders.baseline_trial(first, tuned)]
+        except ExecutionFailed as error:  # such batches fail in service as well; a single row may not
+            why = f"the baseline cannot be timed: {error}"
+            _close_unless_in(open_baseline, tuned.session)
+            return only(first, [_unavailable(engine, why) for engine in others]), open_baseline
         for engine, trial in zip(others, missing, strict=True):
             trials.append(trial if trial.failure else contenders.trial(engine, tuned))
             return_freed_memory()
         report = choose_engine(trials, self.parity.budget)
         contenders.forget_conversions(others, but=BY_NAME[report.engine])
         _tell(self.opening.name, report)
-        if report.engine == first.name:
-            return report, {tuned.tuning.layout: tuned.session}
-        tuned.session.close()
-        return report, NOT_OPEN
+        if report.engine != first.name:
+            open_baseline = NOT_OPEN
+        _close_unless_in(open_baseline, tuned.session)
+        return report, open_baseline
+
+    def _forbidden(self, engine: Engine) -> str:
+        """Why the budget is not for this engine's precision, whatever its size; empty if it is."""
+        own, applied = self.opening.settings.parity, self.parity.budget
+        is_widened = own.relative_l2 < applied.relative_l2 or own.scaled_max < applied.scaled_max
+        if not is_widened or engine.precision is Precision.FLOAT32:
+            return ""
+        return "the budget is wider for the model's own half precision; set parity to allow another one"
 
 
 @dataclass(frozen=True)
@@ -144,8 +158,8 @@ class _Contenders:
                     rival = self.tuned(engine, {first.tuning.layout: rival.session})
                     sessions.callback(rival.session.close)
                     timed = self._timed(rival, first, rounds=ROUNDS)
-            except (LoadFailed, ExecutionFailed, OSError) as error:
-                return _unavailable(engine, str(error))
+            except Exception as error:  # no rival may cost the model
+                return _unavailable(engine, str(error) or type(error).__name__)
             return EngineTrial(
                 engine=engine.name,
                 precision=engine.precision,
@@ -156,7 +170,8 @@ class _Contenders:
             )
 
     def baseline_trial(self, engine: Engine, tuned: Tuned) -> EngineTrial:
-        single, batch = self._speeds(tuned)
+        with measuring:
+            single, batch = self._speeds(tuned)
         return EngineTrial(
             engine=engine.name,
             precision=engine.precision,
@@ -170,7 +185,8 @@ class _Contenders:
     def _timed(self, tuned: Tuned, first: Tuned, rounds: int) -> dict[str, Any]:
         """How fast a session is, and how many times as fast as the baseline: measured in turn."""
         self._run(tuned)(self._rows(tuned))  # the first run of so many rows prepares for the next ones
-        pairs = [(self._speeds(first), self._speeds(tuned)) for _ in range(rounds)]
+        with measuring:
+            pairs = [(self._speeds(first), self._speeds(tuned)) for _ in range(rounds)]
         measure = single_row if self.contest.opening.settings.objective is Objective.LATENCY else throughput
         return {
             "speedup": median(measure(own) / measure(other) for other, own in pairs),
@@ -267,6 +283,11 @@ def only(engine: Engine, missing: Sequence[EngineTrial] = ()) -> EngineReport:
         trials=(trial, *missing),
         why_not={other.engine: other.failure or "there is no input to try it on" for other in missing},
     )
+
+
+def _close_unless_in(kept: OpenSessions, session: Session) -> None:
+    if session not in kept.values():
+        session.close()
 
 
 def _unavailable(engine: Engine, why: str) -> EngineTrial:

@@ -131,8 +131,11 @@ class TakeOver:
             return False  # somebody decided meanwhile to trust it again
         current, now = self._servable.fallback, time.monotonic()
         # An engine that was taken for its speed is given up without asking: the next one is at hand.
-        is_fold = current is None and is_baseline(self._servable.provenance.engine)
-        is_trusted = is_fold and now < self._asked_first_until
+        has_rival = not is_baseline(self._servable.provenance.engine)
+        is_fold = current is None and not has_rival
+        # What took over from a rival is the fold as it was proven: float64 is asked before it is lost.
+        is_proven = current is not None and has_rival and self._stands_on == 0
+        is_trusted = is_proven or (is_fold and now < self._asked_first_until)
         if now < (self._ask_again_at if is_trusted else self._try_again_at):
             return False
         ruling = self._ruling_at_once(breaches) if is_trusted else None

@@ -19,6 +19,7 @@ from foldserve.serving.batcher import Batcher, Later
 from foldserve.serving.classification import Labels
 from foldserve.serving.engine_choice import EngineReport
 from foldserve.serving.ladder import Optimisation, Variant
+from foldserve.serving.validation import RECURRENT
 from foldserve.serving.waiting import Waiting
 from foldserve.settings import Batching, ModelSettings, ProviderChoice
 
@@ -130,6 +131,9 @@ class Servable:
         self.provider = session.provider
         self.most_rows = provenance.most_rows
         self.provenance = provenance
+        self.needs_elements = bool(RECURRENT & provenance.fold_report.operators_before.keys())
+        """Whether inputs without elements must not get to the session."""
+
         self.variant = provenance.variant
         """Which form answers now."""
 

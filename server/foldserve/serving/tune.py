@@ -21,7 +21,7 @@ log = get_logger()
 LARGEST_TRIED = 256
 """Rows of the largest batch that is measured."""
 
-_measuring = threading.Lock()
+measuring = threading.Lock()
 """Models that load side by side would measure each other."""
 
 
@@ -59,7 +59,7 @@ def tuned(
     known = read_entry(entry, Tuning)
     if known is not None:
         return known, None
-    with _measuring:
+    with measuring:
         tuning, session = _measured(candidates, rows, evidence.probe, settings, open_with)
     if tuning.most_rows == rows[-1]:  # the more the better, as far as was tried
         tuning = tuning.model_copy(update={"most_rows": most_rows})

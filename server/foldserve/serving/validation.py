@@ -13,6 +13,10 @@ from foldserve.serving.datatypes import datatype_name
 Array = NDArray[np.generic]
 
 
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+"""Operators that end the process on inputs without elements (ONNX Runtime 1.31)."""
+
+
 class Form(NamedTuple):
     """What a tensor is before anybody looks at its elements."""
 
@@ -55,6 +59,16 @@ def validate_rows(inputs: Mapping[str, Form]) -> None:
             raise InvalidRequest(
                 f"input '{name}' has {other.shape[0]} rows, input '{first}' has {form.shape[0]}; requests of "
                 f"this model may share a run, so the first dimension of all inputs must be the same"
+            )
+
+
+def validate_elements(inputs: Mapping[str, Form]) -> None:
+    """Raise :class:`InvalidRequest` for an input without elements: recurrent kernels do not survive one."""
+    for name, form in inputs.items():
+        if 0 in form.shape:
+            raise InvalidRequest(
+                f"input '{name}' has no elements ({_brackets(form.shape)}), and the model has a recurrent "
+                "layer, which needs some; send one row at least"
             )
 
 

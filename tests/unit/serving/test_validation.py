@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 from foldserve.errors import InvalidRequest
 from foldserve.runtime.tensors import TensorSpec
-from foldserve.serving.validation import Form, describe, validate_inputs, validate_outputs, validate_rows
+from foldserve.serving.validation import (
+    Form,
+    describe,
+    validate_elements,
+    validate_inputs,
+    validate_outputs,
+    validate_rows,
+)
 
 IMAGES = TensorSpec("images", np.dtype(np.float32), ("batch", 1, 8, 8))
 MASK = TensorSpec("mask", np.dtype(np.bool_), ("batch", None))
@@ -65,3 +72,11 @@ def test_outputs_must_exist_and_be_asked_for_once() -> None:
 def test_tensors_are_described_in_the_protocols_words() -> None:
     assert describe(MASK) == "BOOL [batch, ?]"
     assert describe(TensorSpec("x", np.dtype(ml_dtypes.bfloat16), None)) == "BF16 of any shape"
+
+
+def test_what_has_no_elements_is_refused_where_a_kernel_needs_some() -> None:
+    validate_elements({"x": _images(1, 5, 4)})
+    with pytest.raises(InvalidRequest, match=r"input 'x' has no elements \(\[0, 5, 4\]\).*recurrent"):
+        validate_elements({"x": _images(0, 5, 4)})
+    with pytest.raises(InvalidRequest, match="'steps' has no elements"):
+        validate_elements({"x": _images(1, 4), "steps": _images(5, 0, 4)})
