@@ -18,7 +18,7 @@ from foldserve.parity.breach_folder import BreachFolder
 from foldserve.parity.cpu_budget import BURST_S
 from foldserve.parity.sample import Sample
 from foldserve.parity.shadow import LARGEST_CHECK_ROWS, Shadow
-from foldserve.parity.shadow_worker import MOST_WAITING, ShadowWorker
+from foldserve.parity.shadow_worker import LOWER_PRIORITY, MOST_WAITING, ShadowWorker
 from foldserve.parity.statistics import Statistics
 from foldserve.runtime.session import Array
 from foldserve.settings import ParityBudget, ReferenceMode, ShadowSettings
@@ -373,10 +373,11 @@ def test_processor_time_is_counted_and_spent(watch: Watch) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "getpriority"), reason="threads have a priority of their own in Linux")
-def test_the_worker_has_the_lowest_priority(watch: Watch) -> None:
+def test_the_worker_has_a_lower_priority_but_not_the_lowest(watch: Watch) -> None:
+    """At the lowest it would starve on a busy core while it holds Python's lock, and all others with it."""
     watched = watch()
     watched.settled()
     thread = watched.worker._thread.native_id
     assert thread is not None
-    assert os.getpriority(os.PRIO_PROCESS, thread) == 19
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert own < os.getpriority(os.PRIO_PROCESS, thread) == max(own, LOWER_PRIORITY) < 19
