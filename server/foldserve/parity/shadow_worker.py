@@ -10,8 +10,8 @@ from queue import Empty, SimpleQueue
 from foldserve.observability.logging import get_logger
 from foldserve.parity.cpu_budget import CpuBudget
 
-LOWER_PRIORITY = 5
-"""By Linux's scale, a third of the others' weight. At the lowest the thread would be kept waiting on a busy
+LESS_PRIORITY = 5
+"""Steps of Linux's scale below the others, a third of their weight. At the lowest the thread would be kept waiting on a busy
 core while it holds Python's lock, and everybody's requests with it: half as many were answered."""
 
 MOST_WAITING = 16
@@ -80,7 +80,9 @@ class ShadowWorker:
 
     def _work(self) -> None:
         with suppress(OSError, AttributeError):  # not Linux, or a sandbox forbids it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWER_PRIORITY)
+            thread = threading.get_native_id()
+            own = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, own + LESS_PRIORITY)
         while True:
             for regular in list(self._regular):
                 _do(regular)

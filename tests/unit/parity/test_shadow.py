@@ -18,7 +18,7 @@ from foldserve.parity.breach_folder import BreachFolder
 from foldserve.parity.cpu_budget import BURST_S
 from foldserve.parity.sample import Sample
 from foldserve.parity.shadow import LARGEST_CHECK_ROWS, Shadow
-from foldserve.parity.shadow_worker import LOWER_PRIORITY, MOST_WAITING, ShadowWorker
+from foldserve.parity.shadow_worker import LESS_PRIORITY, MOST_WAITING, ShadowWorker
 from foldserve.parity.statistics import Statistics
 from foldserve.runtime.session import Array
 from foldserve.settings import ParityBudget, ReferenceMode, ShadowSettings
@@ -380,4 +380,4 @@ def test_the_worker_has_a_lower_priority_but_not_the_lowest(watch: Watch) -> Non
     thread = watched.worker._thread.native_id
     assert thread is not None
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    assert own < os.getpriority(os.PRIO_PROCESS, thread) == max(own, LOWER_PRIORITY) < 19
+    assert own < os.getpriority(os.PRIO_PROCESS, thread) == own + LESS_PRIORITY < 19
