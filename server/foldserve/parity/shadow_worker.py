@@ -11,8 +11,10 @@ from foldserve.observability.logging import get_logger
 from foldserve.parity.cpu_budget import CpuBudget
 
 LESS_PRIORITY = 5
-"""Steps of Linux's scale below the others, a third of their weight. At the lowest the thread would be kept waiting on a busy
-core while it holds Python's lock, and everybody's requests with it: half as many were answered."""
+"""Steps of Linux's scale below the others, a third of their weight. At the lowest the thread would be kept
+waiting on a busy core while it holds Python's lock, and everybody's requests with it: half as many were
+answered.
+"""
 
 MOST_WAITING = 16
 """Samples that may wait; each keeps the message that it came in."""
