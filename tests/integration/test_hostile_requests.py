@@ -123,10 +123,11 @@ def test_more_requests_than_may_wait_are_refused_and_the_rest_answered(tmp_path:
     add_model(tmp_path, "slow", chain(["batch", 3, "height", "width"], convolution(9)))
     images = np.ones((1, 3, 600, 600), np.float32)
     outcomes: list[object] = []
-    with serving(tmp_path, max_queue_size=2, max_batch_size=1) as server:
+    one_at_a_time = {"max_batch_size": 1, "instances": 1, "intra_op_threads": 1}
+    with serving(tmp_path, max_queue_size=2, **one_at_a_time) as server:
 
         def call() -> None:
-            with Client(f"127.0.0.1:{server.grpc_port}") as client:
+            with Client(f"127.0.0.1:{server.grpc_port}", retries=0) as client:
                 try:
                     outcomes.append(client.infer("slow", images).output.shape)
                 except ResourceExhausted as error:
