@@ -16,19 +16,17 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from foldserve.converting.float16 import to_float16
-from foldserve.converting.int8 import quantise
 from foldserve.disk_cache import read_entry
 from foldserve.errors import ExecutionFailed
-from foldserve.parity.probes import LARGEST_BATCH
-from foldserve.runtime.cpus import cpu_features
+from foldserve.parity.probes import LARGEST_BATCH, ProbeSet
+from foldserve.parity.report import ProbeSource
 from foldserve.runtime.engines import BY_NAME, Engine
 from foldserve.runtime.session import Session, Shrinking
 from foldserve.runtime.tuning import Layout
 from foldserve.serving.artefacts import MODEL, Artefact, evidence_in, file_of
-from foldserve.serving.engines import EXACT_INT8
+from foldserve.serving.conversion import convert
 from foldserve.serving.opening import Opening
-from foldserve.settings import ModelSettings, Precision
+from foldserve.settings import ModelSettings
 from numpy.typing import NDArray
 from serving_bare import looped
 from serving_harness import PYTHON, BenchmarkFailed, cpu_list
@@ -85,17 +83,11 @@ def record_in(entry: Path) -> Artefact:
 def converted(entry: Path, engine: Engine, samples: Path) -> Path:
     """What an engine runs of the model in ``entry``: made where the choice left it out."""
     file = entry / file_of(engine)
-    if file.exists():
-        return file
-    model = entry / MODEL
-    if engine.precision is Precision.FLOAT16:
-        to_float16(model, file)
-    else:
+    if not file.exists():
         name, images = read_images(samples)
-        batches = [
-            {name: images[start : start + LARGEST_BATCH]} for start in range(0, len(images), LARGEST_BATCH)
-        ]
-        quantise(model, batches, file, reduce_range=cpu_features().isdisjoint(EXACT_INT8))
+        starts = range(0, len(images), LARGEST_BATCH)
+        probes = tuple({name: images[start : start + LARGEST_BATCH]} for start in starts)
+        convert(entry / MODEL, engine.precision, ProbeSet(ProbeSource.SAMPLES, probes), file)
     return file
 
 

@@ -18,6 +18,7 @@ from running import EXAMPLE_DATA, EXAMPLE_MODELS, of_digits, scraped, serving
 from watching import until, watching
 
 BASELINE = "onnxruntime-cpu-float32"
+RULINGS = ("wrong", "right", "undecided")
 INT8 = {"onnxruntime-cpu-int8", "openvino-cpu-int8"}
 REQUIRED_ACCURACY = 0.98
 WIDE = {"precisions": ["int8"], "parity": {"relative_l2": 0.05, "top1_agreement": 0.9}}
@@ -157,6 +158,11 @@ def test_parity_that_breaks_gives_up_one_engine_at_a_time(watched: tuple[Server,
         until(another_fallback, "a step down")
         steps.append((own.variant, own.engine))
     assert steps == [("folded", BASELINE), ("unfolded", BASELINE)]
+    # The engine was given up without asking; the fold, which was proven, only after float64 was asked.
+    told = scraped(server)
+    asked = {one: told.get(of_digits("foldserve_parity_disputes_total", verdict=one), 0) for one in RULINGS}
+    assert sum(asked.values()) >= 1
+    assert asked["right"] == 0
     assert scraped(server)[of_digits("foldserve_engine_info", engine=BASELINE)] == 1
     fallback = client.parity("digits").fallback
     assert (fallback.variant, fallback.engine) == ("unfolded", BASELINE)

@@ -168,6 +168,7 @@ class OnnxRuntimeSession:
             options = onnxruntime.RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
             self._run(inputs, None, options)
+            self._run(inputs, None)  # the runtime gave back what this one needs as well
 
     def _run(
         self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, options: Any = None

@@ -80,7 +80,7 @@ class Shrinking(Protocol):
     """What a session is as well if its runtime keeps the memory that the largest run took."""
 
     def shrink(self, inputs: Mapping[str, Array]) -> None:
-        """Run once more, and give back all memory that runs have taken and this one does not need.
+        """Give back all memory that runs have taken and one of these ``inputs`` does not need.
 
         Raises :class:`~foldserve.errors.ExecutionFailed` as ``run`` does.
         """

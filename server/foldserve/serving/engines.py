@@ -8,21 +8,19 @@ from statistics import median
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from foldserve.converting.float16 import to_float16
-from foldserve.converting.int8 import quantise
-from foldserve.errors import ExecutionFailed, UnsupportedModel
+from foldserve.errors import ExecutionFailed
 from foldserve.observability.logging import get_logger
 from foldserve.parity.evidence import Evidence
 from foldserve.parity.gate import prove
 from foldserve.parity.probes import ProbeSet
-from foldserve.parity.report import ParityReport, ProbeSource
-from foldserve.runtime.cpus import cpu_features
+from foldserve.parity.report import ParityReport
 from foldserve.runtime.engines import BY_NAME, Engine, baseline, rivals
 from foldserve.runtime.memory import resident_bytes, return_freed_memory
 from foldserve.runtime.session import Session
 from foldserve.runtime.tuning import Layout, Measurement, Tuning, look_at
 from foldserve.serving.artefacts import file_of
 from foldserve.serving.batcher import rows_of
+from foldserve.serving.conversion import convert
 from foldserve.serving.engine_choice import EngineReport, EngineTrial, choose_engine
 from foldserve.serving.ladder import Optimisation
 from foldserve.serving.opening import Opening
@@ -43,13 +41,12 @@ HOPEFUL = 0.8
 LOOK_S = 0.05
 """For so long each time, in seconds, or for one run where that takes longer."""
 
-EXACT_INT8 = frozenset({"avx512_vnni", "avx_vnni", "avxvnni", "amx_int8", "asimddp"})
-"""Features of processors that add up products of 8 bits in 32; without them the sums saturate at 16."""
-
 OpenWith = Callable[[Layout], Session]
 Tune = Callable[[Engine, OpenWith, Evidence, bool], tuple[Tuning, Session | None]]
 """The tuning of an engine, whose sessions it opens; told the inputs, and whether rows are independent."""
 
+Speeds = tuple[Measurement, Measurement]
+"""Of single rows, and of an engine's best batches."""
 
 OpenSessions = Mapping[Layout, Session]
 """Sessions that are open already, by what they were opened for."""
@@ -194,7 +191,7 @@ class _Contenders:
             "row_seconds": median(single.seconds for _, (single, _) in pairs),
         }
 
-    def _speeds(self, tuned: Tuned) -> "Speeds":
+    def _speeds(self, tuned: Tuned) -> Speeds:
         """One look at single rows, and one at the best batches."""
         layout, run = tuned.tuning.layout, self._run(tuned)
         single = look_at(Layout(instances=1, threads=layout.threads), 1, run, fewest=1, longest_s=LOOK_S)
@@ -244,25 +241,9 @@ class _Contenders:
 
     def _convert(self, engine: Engine) -> None:
         """Write what the engine runs, if that is a conversion and not there yet."""
-        if not engine.runs_conversion or self.converted(engine).exists():
-            return
-        if engine.precision is Precision.FLOAT16:
-            to_float16(self.contest.file, self.converted(engine))
-            return
-        if self.contest.probes.source is not ProbeSource.SAMPLES:
-            raise UnsupportedModel(
-                "int8 is calibrated on inputs as the model gets them, and it has none of its own; "
-                "put samples.npz into its folder"
-            )
-        quantise(
-            self.contest.file,
-            self.contest.probes.probes,
-            self.converted(engine),
-            reduce_range=cpu_features().isdisjoint(EXACT_INT8),
-        )
-
-
-Speeds = tuple[Measurement, Measurement]
+        file = self.converted(engine)
+        if engine.runs_conversion and not file.exists():
+            convert(self.contest.file, engine.precision, self.contest.probes, file)
 
 
 def single_row(speeds: Speeds) -> float:

@@ -250,7 +250,6 @@ class _Loading:
                 if evidence is not None and isinstance(session, Shrinking):
                     with contextlib.suppress(ExecutionFailed):  # what fails now serves no worse for it
                         session.shrink(evidence.probe)
-                        session.run(evidence.probe)  # or the first request would wait for its memory
                 return _Loaded(artefact, tuning, session, folder / MODEL, from_cache)
             session.close()
             return None

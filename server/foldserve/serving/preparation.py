@@ -113,15 +113,15 @@ def prepare(
             session = choice.session.release()
             if _is_opened_from_file(choice.optimisation):
                 contest = Contest(
-                    opening,
-                    files.file_of(choice.candidate.model),
-                    choice.optimisation,
-                    reference,
-                    probes,
-                    choice.parity_report,
-                    evidence,
-                    batches,
-                    tune,
+                    opening=opening,
+                    file=files.file_of(choice.candidate.model),
+                    optimisation=choice.optimisation,
+                    reference=reference,
+                    probes=probes,
+                    parity=choice.parity_report,
+                    evidence=evidence,
+                    batches=batches,
+                    tune=tune,
                 )
                 engines, proven = contest.held(session, widest(settings))
             else:
