@@ -12,8 +12,7 @@ from foldserve.parity.cpu_budget import CpuBudget
 
 LESS_PRIORITY = 5
 """Steps of Linux's scale below the others, a third of their weight. At the lowest the thread would be kept
-waiting on a busy core while it holds Python's lock, and everybody's requests with it: half as many were
-answered.
+waiting on a busy core while it holds Python's lock, and everybody's requests with it.
 """
 
 MOST_WAITING = 16
