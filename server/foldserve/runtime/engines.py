@@ -48,7 +48,14 @@ class Engine:
         return self.precision in {Precision.INT8, Precision.FLOAT16}
 
 
-def _onnxruntime(provider: ProviderChoice, file: Path, plan: Plan, *, tf32: bool = False) -> Session:
+def _onnxruntime(
+    provider: ProviderChoice,
+    file: Path,
+    plan: Plan,
+    *,
+    tf32: bool = False,
+    converted: Precision = Precision.FLOAT32,
+) -> Session:
     return OnnxRuntimeSession(
         file,
         provider=provider,
@@ -56,6 +63,7 @@ def _onnxruntime(provider: ProviderChoice, file: Path, plan: Plan, *, tf32: bool
         optimise=plan.optimise,
         disabled_optimisers=plan.disabled_optimisers,
         intra_op_threads=plan.layout.threads,
+        precision=converted,
         name=plan.name,
     )
 
@@ -88,12 +96,17 @@ ENGINES = (
     Engine("onnxruntime-cpu-float32", Provider.CPU, Precision.FLOAT32, _cpu),
     _openvino_engine(Precision.FLOAT32, computes=Precision.FLOAT32),
     _openvino_engine(Precision.BFLOAT16, computes=Precision.BFLOAT16),
-    Engine("onnxruntime-cpu-int8", Provider.CPU, Precision.INT8, _cpu),
+    Engine("onnxruntime-cpu-int8", Provider.CPU, Precision.INT8, partial(_cpu, converted=Precision.INT8)),
     # What is quantised says so in its graph; what is not stays in float32.
     _openvino_engine(Precision.INT8, computes=Precision.FLOAT32),
     Engine("onnxruntime-cuda-float32", Provider.CUDA, Precision.FLOAT32, _cuda),
     Engine("onnxruntime-cuda-tf32", Provider.CUDA, Precision.TF32, partial(_cuda, tf32=True)),
-    Engine("onnxruntime-cuda-float16", Provider.CUDA, Precision.FLOAT16, _cuda),
+    Engine(
+        "onnxruntime-cuda-float16",
+        Provider.CUDA,
+        Precision.FLOAT16,
+        partial(_cuda, converted=Precision.FLOAT16),
+    ),
 )
 """Of each device the first is the baseline: what others must beat, and what takes over from them."""
 

@@ -87,6 +87,7 @@ class OnnxRuntimeSession:
         disabled_optimisers: Collection[str] = (),
         intra_op_threads: int | None = None,
         keeps_memory: bool = True,
+        precision: Precision = Precision.FLOAT32,
         name: str | None = None,
     ) -> None:
         """Load ``source``: a file, external data beside it, the bytes of a whole model, or one in memory.
@@ -95,7 +96,8 @@ class OnnxRuntimeSession:
         parity reference; ``disabled_optimisers`` turns single ones off, by the runtime's names.
         ``intra_op_threads`` is the number of threads within one operator, None for one per processor that
         this process may use. ``keeps_memory=False`` gives back after each run what the values took, which
-        costs time. ``name`` stands for the model in errors.
+        costs time. ``precision`` is the lowest that the model's own operators have. ``name`` stands for the
+        model in errors.
 
         Raises :class:`InvalidModel`, :class:`UnsupportedModel` or :class:`ProviderUnavailable`.
         """
@@ -132,7 +134,7 @@ class OnnxRuntimeSession:
         self._has_strings = any(spec.dtype == np.object_ for spec in (*self._inputs, *self._outputs))
         self._session: Any = session
         self._keeps_memory = keeps_memory
-        self._execution = _execution(session, self._provider)
+        self._execution = _execution(session, self._provider, precision)
 
     @property
     def provider(self) -> Provider:
@@ -246,14 +248,14 @@ def create_inference_session(
     )
 
 
-def _execution(session: Any, provider: Provider) -> Execution:
+def _execution(session: Any, provider: Provider, precision: Precision) -> Execution:
     runtime = f"onnxruntime {onnxruntime.__version__}"
     if provider is Provider.CUDA:
         tf32 = session.get_provider_options()[CUDA_PROVIDER]["use_tf32"] == "1"
         return Execution(
             runtime=runtime,
             device=device_name() or "CUDA",
-            precision=Precision.TF32 if tf32 else Precision.FLOAT32,
+            precision=Precision.TF32 if tf32 else precision,
             threads=None,
             streams=None,
             layers={},
@@ -261,7 +263,7 @@ def _execution(session: Any, provider: Provider) -> Execution:
     return Execution(
         runtime=runtime,
         device=cpu_model() or "CPU",
-        precision=Precision.FLOAT32,
+        precision=precision,
         threads=session.get_session_options().intra_op_num_threads,
         streams=None,
         layers={},

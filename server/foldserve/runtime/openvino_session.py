@@ -39,6 +39,9 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "f16"}
 """OpenVINO's name of each precision that it may be told to compute in."""
 
+INTEGERS = frozenset({"i8", "u8"})
+"""OpenVINO's name of the precisions of layers that multiply integers, as a quantised model has them."""
+
 CAPABILITIES = {Precision.FLOAT32: "FP32", Precision.BFLOAT16: "BF16", Precision.FLOAT16: "FP16"}
 """OpenVINO's name of the units that a CPU needs for it: without, it silently computes in float32."""
 
@@ -121,11 +124,12 @@ class OpenVinoSession:
         unknown = [spec.name for spec in (*self._inputs, *self._outputs) if spec.name not in self._ports]
         if unknown:
             raise UnsupportedModel(f"{self._name}: OpenVINO has lost {', '.join(map(repr, unknown))}")
-        self._execution = _execution(self._compiled)
-        if self._execution.precision is not precision:
+        computes = _computes_in(self._compiled)
+        if computes is not precision:
             raise ProviderUnavailable(
-                f"{self._name}: OpenVINO computes in {self._execution.precision} here, not in {precision}"
+                f"{self._name}: OpenVINO computes in {computes} here, not in {precision}"
             )
+        self._execution = _execution(self._compiled)
         self._warm(warm_rows)
 
     @property
@@ -221,16 +225,22 @@ def _settings(precision: Precision, threads: int, streams: int) -> dict[str, Any
     }
 
 
-def _execution(compiled: Any) -> Execution:
+def _computes_in(compiled: Any) -> Precision:
+    """What it multiplies floats in."""
     names = {hint: precision for precision, hint in HINTS.items()}
+    return names[compiled.get_property("INFERENCE_PRECISION_HINT").to_string()]
+
+
+def _execution(compiled: Any) -> Execution:
+    layers = dict(sorted(Counter(_precisions(compiled)).items()))
     streams = int(compiled.get_property("NUM_STREAMS"))
     return Execution(
         runtime=f"openvino {openvino().get_version().partition('-')[0]}",
         device=core().get_property(DEVICE, "FULL_DEVICE_NAME").strip() or DEVICE,
-        precision=names[compiled.get_property("INFERENCE_PRECISION_HINT").to_string()],
+        precision=Precision.INT8 if INTEGERS & layers.keys() else _computes_in(compiled),
         threads=int(compiled.get_property("INFERENCE_NUM_THREADS")) // streams,
         streams=streams,
-        layers=dict(sorted(Counter(_precisions(compiled)).items())),
+        layers=layers,
     )
 
 

@@ -26,7 +26,10 @@ MODEL, WEIGHTS, EVIDENCE = "model.onnx", "model.onnx.data", "evidence.npz"
 MAKERS = ("onnx-ir", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy")
 """Packages whose version may change what serves, or how it runs."""
 
-DECIDING_SETTINGS = {"provider", "precisions", "cudnn_search", "max_fold_tier", "parity", "objective"}
+DECIDING_SETTINGS = {"file", "provider", "precisions", "cudnn_search", "max_fold_tier", "parity", "objective"}
+
+LAYOUT_SETTINGS = {"instances", "intra_op_threads", "max_batch_size"}
+"""What decides, too, where engines are compared: the fastest depends on how they may run."""
 
 
 class Artefact(BaseModel):
@@ -58,7 +61,8 @@ def artefact_key(source: ModelVersion, settings: ModelSettings, provider: Provid
     files = sorted(file for file in source.folder.rglob("*") if file.is_file())
     content = [f"{file.relative_to(source.folder)}={digest_of(file)}" for file in files]
     samples = digest_of(source.samples) if source.samples else "none"
-    deciding = settings.model_dump_json(include=DECIDING_SETTINGS | {"file"})
+    compared = LAYOUT_SETTINGS if settings.precisions else set()
+    deciding = settings.model_dump_json(include=DECIDING_SETTINGS | compared)
     # Limits that nobody set are widened for half precision, the same numbers set by somebody are not.
     deciding += f" with {sorted(settings.parity.model_fields_set)}"
     machine = f"{available_cpus()} of {cpu_model()} with {' '.join(sorted(cpu_features()))}"

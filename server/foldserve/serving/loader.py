@@ -25,7 +25,7 @@ from foldserve.serving.declared import check_declared, warn_of_batching_in_vain
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.opening import Opening, in_words
 from foldserve.serving.pace import UNSTEADY
-from foldserve.serving.rehearsal import rehearse, rehearsed
+from foldserve.serving.rehearsal import CHANCE_ENDS, ends_under, rehearse, rehearsed, under
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.reshaped import keeps_rows, reshaped
 from foldserve.serving.servable import Provenance, Servable
@@ -103,6 +103,7 @@ class _Loading:
                     f"{self._name} cannot be read: {error.strerror} ({error.filename}); mend its rights"
                 ) from None
         self._cache = server.cache_dir
+        self._mark = self._cache / "opening" / self._key
 
     def restored(self) -> _Loaded | None:
         """What an earlier load left in the cache; None where there is nothing, or it is not as it was."""
@@ -111,11 +112,15 @@ class _Loading:
             artefact = read_entry(folder, Artefact)
         if artefact is None:
             return None
-        reason = "it does not answer as it did"
-        try:
-            loaded = self._opened(artefact, folder, from_cache=True)
-        except LoadFailed as error:
-            loaded, reason = None, str(error)
+        loaded, reason = None, "it does not answer as it did"
+        if ends_under(self._mark) > CHANCE_ENDS:
+            reason = f"the process ended again and again while {artefact.engine.name} opened it"
+        else:
+            try:
+                with under(self._mark):
+                    loaded = self._opened(artefact, folder, from_cache=True)
+            except LoadFailed as error:
+                reason = str(error)
         if loaded is None:
             log.warning("preparing a cached model anew", model=self._name, reason=reason)
             shutil.rmtree(folder, ignore_errors=True)
@@ -140,9 +145,8 @@ class _Loading:
             file = model_file.onnx_file(self._source, self._scratch, self._server)
         entry = self._cache / "models" / self._key
         with artefact_files(entry, self._scratch / "model") as files:
-            mark = self._cache / "opening" / self._key
             with rehearsed(
-                mark, lambda: self._rehearse(file), requests_are_served=requests_are_served
+                self._mark, lambda: self._rehearse(file), requests_are_served=requests_are_served
             ) as ends:
                 # ONNX Runtime survives it by now: where a process ended, another engine may be why.
                 tune = None if ends else self._tuned

@@ -6,7 +6,7 @@ refuses in an orderly way is no business of a rehearsal: whoever opens the model
 
 It takes a second, which counts while a server starts, when there are no requests to lose yet. So a model that
 nothing is known of is opened there at once, under a mark: one that ends the process leaves it behind, and is
-rehearsed at the next start.
+rehearsed at the next start. So is one from the cache, in case its engine dies of it after all.
 """
 
 import os
@@ -26,6 +26,9 @@ NO_MEMORY_STATUS = 3
 MOST_ENDS = 3
 """Processes that may end while they open a model which a child process survives."""
 
+CHANCE_ENDS = 1
+"""Processes that may end while they open what was opened before: somebody may have killed them."""
+
 _open_marks: set[Path] = set()
 
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": ""}
@@ -38,7 +41,7 @@ def rehearsed(mark: Path, rehearsal: Callable[[], None], *, requests_are_served:
 
     Raises what ``rehearsal`` raises, and :class:`InvalidModel` after :data:`MOST_ENDS` processes.
     """
-    ends = len(mark.read_bytes()) if mark.exists() else 0
+    ends = ends_under(mark)
     if ends >= MOST_ENDS:
         raise InvalidModel(
             f"the server ended {ends} times while it opened this model, and a child process that runs it "
@@ -51,10 +54,25 @@ def rehearsed(mark: Path, rehearsal: Callable[[], None], *, requests_are_served:
         except InvalidModel:
             _marked(mark, max(ends, 1))  # so it is at the next start
             raise
-    _marked(mark, ends + 1)
+    with under(mark):
+        yield ends
+
+
+def ends_under(mark: Path) -> int:
+    """How many processes ended while they opened what ``mark`` stands for."""
+    try:
+        return len(mark.read_bytes())
+    except OSError:
+        return 0
+
+
+@contextmanager
+def under(mark: Path) -> Iterator[None]:
+    """Around opening a model: if the process ends meanwhile, ``mark`` tells so."""
+    _marked(mark, ends_under(mark) + 1)
     _open_marks.add(mark)
     try:
-        yield ends
+        yield
     finally:
         _open_marks.discard(mark)
         _unmark(mark)

@@ -1,12 +1,18 @@
 """The table of engines: what is in it is whole, and what may be tried follows from it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from foldserve.parity.probes import ProbeSet
+from foldserve.parity.report import ProbeSource
 from foldserve.runtime.engines import BY_NAME, ENGINES, Engine, Plan, baseline, is_baseline, rivals
 from foldserve.runtime.session import Provider
 from foldserve.runtime.tuning import Layout
+from foldserve.serving.conversion import convert
 from foldserve.settings import Precision
 from running import EXAMPLE_MODELS
+from unit.converting.conversions import folded_digits
 
 DIGITS = EXAMPLE_MODELS / "digits" / "1" / "model.onnx"
 PLAN = Plan(name="digits", layout=Layout(instances=1, threads=1), warm_rows=4)
@@ -39,15 +45,18 @@ def test_rivals_are_of_the_device_and_the_precisions_that_may_be_tried(provider:
 
 
 @pytest.mark.parametrize(
-    "engine",
-    [one for one in ENGINES if one.provider is Provider.CPU and not one.runs_conversion],
-    ids=lambda engine: engine.name,
+    "engine", [one for one in ENGINES if one.provider is Provider.CPU], ids=lambda engine: engine.name
 )
-def test_an_engine_of_this_machine_opens_and_says_what_it_runs(engine: Engine) -> None:
-
+def test_an_engine_of_this_machine_opens_and_says_what_it_runs(engine: Engine, tmp_path: Path) -> None:
     if reason := engine.missing():
         pytest.skip(reason)
-    session = engine.open(DIGITS, PLAN)
+    file = DIGITS
+    if engine.runs_conversion:
+        file = tmp_path / "converted.onnx"
+        images = np.random.default_rng(0).random((8, 1, 8, 8), np.float32)
+        samples = ProbeSet(ProbeSource.SAMPLES, ({"images": images},))
+        convert(folded_digits(tmp_path), engine.precision, samples, file)
+    session = engine.open(file, PLAN)
     assert session.execution.precision is engine.precision
     assert session.execution.threads == 1
     assert session.run({"images": np.zeros((3, 1, 8, 8), np.float32)})[0].shape == (3, 10)

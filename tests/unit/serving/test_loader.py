@@ -22,6 +22,7 @@ from foldserve.serving.artefacts import Artefact
 from foldserve.serving.fold_tier import folded_forms
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.opening import Opening
+from foldserve.serving.rehearsal import ends_under
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Servable
 from foldserve.serving.tune import LARGEST_TRIED
@@ -83,6 +84,29 @@ def test_a_damaged_entry_is_made_again(name: str, source: ModelVersion, tmp_path
     assert _load(source, tmp_path / "cache").provenance.from_cache
 
 
+@pytest.mark.parametrize(("ends", "again"), [(0, True), (1, True), (2, False)])
+def test_an_entry_that_ends_the_process_again_and_again_is_made_anew_without_engines(
+    ends: int, again: bool, source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, somebody may have killed it."""
+    open_engine, marks = Opening.open_engine, []
+
+    def watched(*given: Any, **options: Any) -> Session:
+        marks.append(ends_under(mark))
+        return open_engine(*given, **options)
+
+    cache = tmp_path / "cache"
+    first = _load(source, cache, precisions=["float32"])
+    mark = cache / "opening" / first.provenance.artefact_key
+    mark.write_bytes(b"x" * ends)
+    monkeypatch.setattr(Opening, "open_engine", watched)
+    second = _load(source, cache, precisions=["float32"])
+    assert (second.provenance.from_cache, set(marks)) == (again, {ends + 1 if again else 0})
+    assert not mark.exists()
+    not_tried = [trial.failure for trial in second.provenance.engines.trials if trial.failure]
+    assert any("the process ended" in reason for reason in not_tried) is not again
+
+
 def test_an_entry_that_is_another_model_is_found_out_by_its_answer(
     source: ModelVersion,
     tmp_path: Path,
@@ -105,6 +129,14 @@ def test_an_entry_that_is_another_model_is_found_out_by_its_answer(
     monkeypatch.undo()
     assert not _load(source, tmp_path / "cache").provenance.from_cache
     assert "it does not answer as it did" in capfd.readouterr().err
+
+
+def test_where_engines_are_compared_another_layout_is_another_entry(
+    source: ModelVersion, tmp_path: Path
+) -> None:
+    _load(source, tmp_path / "cache", precisions=["float32"])
+    assert not _load(source, tmp_path / "cache", precisions=["float32"], instances=1).provenance.from_cache
+    assert _load(source, tmp_path / "cache", precisions=["float32"], instances=1).provenance.from_cache
 
 
 def test_a_changed_model_or_setting_is_another_entry(source: ModelVersion, tmp_path: Path) -> None:
