@@ -20,8 +20,8 @@ class LogSettings:
     levels: frozenset[LogLevel]
 
 
-class _Lines(structlog.PrintLogger):
-    """Writes lines; one that nobody can take (a closed pipe, a full disk) is lost, and fails nothing else."""
+class _Lines(structlog.WriteLogger):
+    """Writes each line in one piece; one that nobody can take (a closed pipe, a full disk) is lost."""
 
     def msg(self, message: str) -> None:
         with suppress(OSError, ValueError):  # ValueError: the file object was closed
