@@ -42,19 +42,15 @@ class Pace:
         self._run_s += (run_s - self._run_s) * share
         self._row_s += (row_s - self._row_s) * share
         if len(batch) == 1 and run_s < self._short_s:
-            self._most_bytes = max(self._most_bytes, _bytes_of(batch[0]))
+            self._most_bytes = max(self._most_bytes, batch[0].nbytes)
 
     def is_short(self, line: Sequence[Waiting]) -> bool:
         """Whether all in line could run in a short time: the last was not larger than one that did."""
         rows = sum(waiting.rows for waiting in line)
-        return rows * self._row_s < self._short_s and _bytes_of(line[-1]) <= self._most_bytes
+        return rows * self._row_s < self._short_s and line[-1].nbytes <= self._most_bytes
 
     def drain_s(self, line: Sequence[Waiting], most_rows: int | None, instances: int) -> float:
         """What those in line will take in batches of ``most_rows`` rows, in seconds."""
         rows = sum(waiting.rows for waiting in line)
         batches = ceil(rows / most_rows) if most_rows else len(line)
         return batches * self._run_s / instances
-
-
-def _bytes_of(request: Waiting) -> int:
-    return sum(array.nbytes for array in request.inputs.values())

@@ -40,7 +40,7 @@ class Whole:
     def part(self, start: int, end: int) -> Part:
         """The rows from ``start`` to ``end``."""
         request = self._request
-        values = {field.name: getattr(request, field.name) for field in fields(Waiting)}
+        values = {field.name: getattr(request, field.name) for field in fields(Waiting) if field.init}
         return Part(
             **values
             | {
@@ -90,7 +90,7 @@ def waiting_in_parts(request: Waiting, most_rows: int) -> Waiting:
 
     Empty inputs stay whole: they cost a run nothing, and their sender nothing either, however many rows.
     """
-    if request.rows <= most_rows or not any(array.nbytes for array in request.inputs.values()):
+    if request.rows <= most_rows or not request.nbytes:
         return request
     return Whole(request).part(0, request.rows)
 

@@ -43,6 +43,11 @@ class Waiting:
     """The lower, the sooner."""
 
     arrived: float = field(default_factory=time.monotonic)
+    nbytes: int = field(init=False)
+    """Size of the inputs."""
+
+    def __post_init__(self) -> None:
+        self.nbytes = sum(array.nbytes for array in self.inputs.values())
 
     def fits(self, other: "Waiting") -> bool:
         """Whether both may run in one batch: same outputs, and same shapes beyond the first axis."""
