@@ -242,6 +242,9 @@ class _Loading:
 
         with self.stages.timed("tuning"):
             tuning, session = self._tuned(engine, open_with, evidence, artefact.batches)
+            if evidence is not None and isinstance(session, Shrinking):
+                with contextlib.suppress(ExecutionFailed):  # what fails now serves no worse for it
+                    session.shrink(evidence.probe)
         with self.stages.timed(State.WARMING.lower()):
             session = session or open_with(tuning.layout, tuning.most_rows)
             for other in unused.values():
@@ -251,9 +254,6 @@ class _Loading:
                 or evidence is None
                 or evidence.holds(session, artefact.parity_report.budget)
             ):
-                if evidence is not None and isinstance(session, Shrinking):
-                    with contextlib.suppress(ExecutionFailed):  # what fails now serves no worse for it
-                        session.shrink(evidence.probe)
                 return _Loaded(artefact, tuning, session, folder / MODEL, from_cache)
             session.close()
             return None
