@@ -1,11 +1,12 @@
 """Models handed to a runtime as they lie in memory: not serialised with their weights.
 
 So the 2 GB that a protobuf message may hold are no limit. A session without optimisation reads the weights
-where they lie; into any other ONNX Runtime 1.31 copies them.
+where they lie; for any other ONNX Runtime 1.31 copies them.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,8 +38,11 @@ WEIGHT_TYPES = frozenset(
 """Element types whose arrays the runtime takes as they are; others stay in the graph."""
 
 
-PLACEHOLDER = "in memory"
-"""The file that a weight is said to be in; the runtime is given its array before it would look there."""
+PLACEHOLDER = Path(__file__)
+"""The file that weights are said to be in: one that is there, or the runtime refuses the model."""
+
+NOWHERE = 1 << 40
+"""Where in that file: beyond its end, so that a weight that is not given is missed, not misread."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def in_memory(model: "ir.Model") -> InMemoryModel:
                 weights[name] = np.ascontiguousarray(tensor.numpy())
                 shape = ir.Shape(weights[name].shape)
                 value.const_value = ir.ExternalTensor(
-                    PLACEHOLDER, 0, tensor.nbytes, tensor.dtype, shape=shape, name=name
+                    PLACEHOLDER.name, NOWHERE, tensor.nbytes, tensor.dtype, shape=shape, name=name
                 )
             elif isinstance(tensor, ir.ExternalTensor):
                 value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)

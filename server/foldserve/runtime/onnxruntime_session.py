@@ -22,7 +22,7 @@ from foldserve.errors import (
 )
 from foldserve.runtime.cpus import available_cpus, cpu_model
 from foldserve.runtime.cuda import device_name
-from foldserve.runtime.in_memory import InMemoryModel
+from foldserve.runtime.in_memory import PLACEHOLDER, InMemoryModel
 from foldserve.runtime.messages import useful_part
 from foldserve.runtime.no_rows import answer_to_no_rows, have_no_rows, rows_are_open
 from foldserve.runtime.onnxruntime_module import CPU_PROVIDER, CUDA_PROVIDER, LOG_NOTHING, onnxruntime
@@ -69,6 +69,9 @@ IMPRECISE_OPTIMISERS = ("NchwcTransformer",)
 """Optimisers that bring in kernels with larger errors: average pooling in the blocked layout adds up a whole
 feature map in float32. They are left out as the unsound ones are.
 """
+
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+"""The runtime's setting of where a model that comes as bytes has the files of its weights."""
 
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 NO_WEIGHTS: Mapping[str, Any] = MappingProxyType({})
@@ -226,10 +229,11 @@ def create_inference_session(
     options.enable_cpu_mem_arena = keeps_memory
     # The runtime's own default counts the machine's cores, whatever this process may use of them.
     options.intra_op_num_threads = intra_op_threads or available_cpus()
-    if weights:
+    if weights and optimise:
         options.add_external_initializers(list(weights), list(weights.values()))
-    if not optimise:
-        # Or it copies them. Not where an optimiser may have put something else in the place of one.
+    elif weights:
+        # No copies, but an optimiser would find nothing to compute with, and may replace some.
+        options.add_session_config_entry(EXTERNAL_FOLDER, str(PLACEHOLDER.parent))
         for name, value in weights.items():
             options.add_initializer(name, value)
     providers: list[str | tuple[str, dict[str, str]]] = [CPU_PROVIDER]

@@ -1,12 +1,14 @@
 """Models whose weights stay in memory answer as the same models from files do."""
 
 import gc
+import resource
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+from foldserve.errors import InvalidModel
 from foldserve.runtime.in_memory import SMALLEST_WEIGHT_BYTES, InMemoryModel, in_memory
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.settings import ProviderChoice
@@ -63,6 +65,72 @@ def test_a_session_without_optimisation_reads_the_weights_where_they_lie() -> No
         array[...] = 0
     assert not np.array_equal(session.run({"images": images})[0], before)
     session.close()
+
+
+def _branching(weight: ir.Value) -> ir.Model:
+    """y: twice the weight if the input is true, else the weight."""
+
+    def branch(node: ir.Node) -> ir.Graph:
+        node.outputs[0].name = "chosen"
+        return ir.Graph([], node.outputs, nodes=[node], name="branch")
+
+    condition = ir.Value(name="c", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
+    choice = ir.Node(
+        "",
+        "If",
+        [condition],
+        attributes=[
+            ir.AttrGraph("then_branch", branch(ir.Node("", "Add", [weight, weight]))),
+            ir.AttrGraph("else_branch", branch(ir.Node("", "Identity", [weight]))),
+        ],
+    )
+    y = choice.outputs[0]
+    y.name, y.shape, y.type = "y", weight.shape, ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph(
+        [condition], [y], nodes=[choice], initializers=[weight], opset_imports={"": 18}, name="g"
+    )
+    return ir.Model(graph, ir_version=8)
+
+
+def _weight(rows: int) -> ir.Value:
+    numbers = np.arange(rows * 1024, dtype=np.float32).reshape(rows, 1024)
+    return ir.Value(
+        name="w",
+        shape=ir.Shape(numbers.shape),
+        type=ir.TensorType(ir.DataType.FLOAT),
+        const_value=ir.Tensor(numbers, name="w"),
+    )
+
+
+@pytest.mark.parametrize("optimise", [True, False])
+def test_weights_that_are_read_in_branches(optimise: bool) -> None:
+    weight = _weight(4)
+    taken = in_memory(_branching(weight))
+    assert list(taken.weights) == ["w"]
+    session = OnnxRuntimeSession(taken, provider=ProviderChoice.CPU, optimise=optimise)
+    for doubled in (True, False):
+        (answer,) = session.run({"c": np.array(doubled)})
+        np.testing.assert_array_equal(answer, taken.weights["w"] * (1 + doubled))
+    session.close()
+
+
+def test_a_session_without_optimisation_copies_no_weights_on_its_way() -> None:
+    """Pages that are touched for the first time tell: 64 MB of weights would touch 16,000."""
+    taken = in_memory(_branching(_weight(16 * 1024)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    session = OnnxRuntimeSession(taken, provider=ProviderChoice.CPU, optimise=False)
+    touched = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize()
+    session.close()
+    assert touched < 16 * 2**20
+
+
+@pytest.mark.parametrize("optimise", [True, False])
+def test_a_weight_that_is_not_given_is_missed_and_not_misread(optimise: bool) -> None:
+    taken = in_memory(ir.load(MODEL))
+    _, *others = taken.weights
+    lacking = InMemoryModel(taken.graph, {name: taken.weights[name] for name in others})
+    with pytest.raises(InvalidModel):
+        OnnxRuntimeSession(lacking, provider=ProviderChoice.CPU, optimise=optimise)
 
 
 def test_weights_in_files_are_read_from_there(tmp_path: Path) -> None:
