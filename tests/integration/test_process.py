@@ -38,6 +38,15 @@ def test_a_signal_drains_and_ends_with_zero(process: ServerProcess, wanted: sign
     assert events[-3:] == ["draining: no new requests", "model unloaded", "stopped"]
 
 
+def test_grpcs_own_threads_do_not_interrupt_the_one_that_takes_what_they_read(process: ServerProcess) -> None:
+    policies: dict[str, set[int]] = {}
+    for thread in Path(f"/proc/{process.process.pid}/task").iterdir():
+        name = (thread / "comm").read_text().strip()
+        policies.setdefault(name, set()).add(os.sched_getscheduler(int(thread.name)))
+    assert policies["event_engine"] == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(process.process.pid) == os.SCHED_OTHER
+
+
 def test_a_supervisor_that_signals_twice_still_gets_a_clean_end(process: ServerProcess) -> None:
     for _ in range(3):
         process.process.send_signal(signal.SIGTERM)

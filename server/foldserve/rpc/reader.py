@@ -27,6 +27,7 @@ from foldserve.rpc.calls import DeferredMethod
 from foldserve.rpc.message_first import TOO_MANY_AWAITED, Awaited
 from foldserve.rpc.outcome import Outcome
 from foldserve.rpc.pulse import Pulse
+from foldserve.runtime.preemption import polite_threads
 
 log = get_logger()
 
@@ -95,7 +96,10 @@ def reading_server(
                 log.exception("the calls that are in work end at once")
                 return super().stop(None)
 
-    return ReadingServer(pool, (), interceptors, options, most_calls, None, False)
+    with (
+        polite_threads()
+    ):  # gRPC's own: they hand over what they read, and may wait for the one that takes it
+        return ReadingServer(pool, (), interceptors, options, most_calls, None, False)
 
 
 def silent_s(server: grpc.Server) -> float:

@@ -8,15 +8,14 @@ them gives out answers, the next batch runs already. A line that takes less time
 by the one that brought it, once it has nothing more to bring.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from math import inf
 
 from foldserve.errors import DeadlineExpired, ModelNotReady, QueueFull, RequestCancelled
 from foldserve.observability.logging import get_logger
+from foldserve.runtime.preemption import let_others_finish_first
 from foldserve.runtime.session import Array, Session
 from foldserve.serving.batch import can_be_cut, joined, shares, undivided
 from foldserve.serving.line import Cut, cut, without_gone
@@ -203,7 +202,8 @@ class Batcher:
         return gone
 
     def _engine(self) -> None:
-        _let_others_finish_first()
+        # On a busy core a request would otherwise run alone, ahead of those that have arrived with it.
+        let_others_finish_first()
         try:
             while (decision := self._next()) is not None:
                 _dismiss(decision)
@@ -289,16 +289,6 @@ def rows_of(inputs: Mapping[str, Array]) -> int:
     """Rows of a request: the first dimension of its first input, 1 for a scalar or a model without inputs."""
     first = next(iter(inputs.values()), None)
     return int(first.shape[0]) if first is not None and first.ndim else 1
-
-
-def _let_others_finish_first() -> None:
-    """Have Linux not interrupt a running thread when this one wakes: the one that reads from the network.
-
-    On a busy core a request would otherwise run alone, ahead of those that have arrived with it.
-    """
-    if hasattr(os, "SCHED_BATCH"):
-        with suppress(OSError):  # a sandbox may forbid it
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _dismiss(decision: Cut) -> None:
