@@ -19,7 +19,10 @@ def rows_are_open(specs: Iterable[TensorSpec]) -> bool:
 
 def have_no_rows(inputs: Mapping[str, Array]) -> bool:
     """Whether the first axis of every input, and there are some, is empty."""
-    return bool(inputs) and all(array.shape[:1] == (0,) for array in inputs.values())
+    for array in inputs.values():
+        if array.shape[:1] != (0,):
+            return False
+    return bool(inputs)
 
 
 def answer_to_no_rows(

@@ -6,7 +6,7 @@ import numpy as np
 
 from foldserve.runtime.session import Array
 from foldserve.serving.split import Part
-from foldserve.serving.waiting import Execution, Waiting
+from foldserve.serving.waiting import Execution, Waiting, rows_in
 
 
 def joined(batch: Sequence[Waiting]) -> Mapping[str, Array]:
@@ -20,7 +20,7 @@ def can_be_cut(batch: Sequence[Waiting], outputs: Sequence[Array]) -> bool:
     """Whether the outputs have the rows of the batch; those of one whole request need not be cut at all."""
     if len(batch) == 1 and not isinstance(batch[0], Part):
         return True
-    rows = sum(waiting.rows for waiting in batch)
+    rows = rows_in(batch)
     return all(array.shape[:1] == (rows,) for array in outputs)
 
 
@@ -28,7 +28,7 @@ def shares(
     batch: Sequence[Waiting], outputs: list[Array], started: float, finished: float
 ) -> list[tuple[Waiting, Execution]]:
     """Each request with its rows, as views of the batch's outputs."""
-    rows = sum(waiting.rows for waiting in batch)
+    rows = rows_in(batch)
     runs: tuple[int, ...] = (rows,) if rows else ()
     given: list[tuple[Waiting, Execution]] = []
     start = 0

@@ -64,7 +64,8 @@ class Batcher:
         self._capacity = capacity
         self._batching = batching or Batching()
         self._line: list[Waiting] = []
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._closed = False
         self._pace = Pace(short_run_s() if short_s is None else short_s)
         self._bringer_knows = self._engine_knows = False
@@ -99,7 +100,7 @@ class Batcher:
         waiting = request if most is None else waiting_in_parts(request, most)
         gone = Cut([], [], [], [])
         bringer: Later | None = None
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise _closing()
             refusal = self._refusal(stands)
@@ -122,7 +123,7 @@ class Batcher:
         """Why any request would be refused now; None if it depends on the request, or there is room."""
         if not self._is_full():
             return None
-        with self._changed:
+        with self._lock:
             gone = self._without_gone()
             refusal = self._queue_full("this model", self._capacity) if self._is_full() else None
         _dismiss(gone)
@@ -134,7 +135,7 @@ class Batcher:
 
     def close(self) -> None:
         """End the engine's threads after what they run now; refuse what is in line and what comes."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             left, self._line = self._line, []
             self._changed.notify_all()
@@ -152,7 +153,7 @@ class Batcher:
     def _run_short_line(self) -> None:
         """Run what was left to this thread; where it has become too much, the engine does."""
         decision = Cut([], [], [], [])
-        with self._changed:
+        with self._lock:
             self._bringer_knows = False
             if self._idle and self._line and self._pace.is_short(self._line):
                 decision = self._cut()
@@ -216,7 +217,7 @@ class Batcher:
 
     def _next(self) -> Cut | None:
         """Wait for something to do, and take it out of the line; None once closed."""
-        with self._changed:
+        with self._lock:
             while not self._closed:
                 self._engine_knows = False
                 held_until = inf
@@ -265,7 +266,7 @@ class Batcher:
 
     def _stop_batching(self, batch: Sequence[Waiting], outputs: Sequence[Array]) -> None:
         """From now on every request runs alone: which rows of an output are whose cannot be known."""
-        with self._changed:
+        with self._lock:
             stops, self.most_rows = self.most_rows is not None, None
             self._line = undivided(self._line)
         if stops:
@@ -278,7 +279,7 @@ class Batcher:
 
     def _hand_on(self, batch: Sequence[Waiting], run_s: float | None) -> None:
         """Let the next batch run; ``run_s`` is what this one took, in seconds, unless it failed."""
-        with self._changed:
+        with self._lock:
             self._idle += 1
             if run_s is not None:
                 self._pace.record(batch, run_s)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import ceil
 
 from foldserve.runtime.cpus import available_cpus
-from foldserve.serving.waiting import Waiting
+from foldserve.serving.waiting import Waiting, rows_in
 
 FRESH_SHARE = 0.1
 """Weight of the last run in the moving averages."""
@@ -38,7 +38,7 @@ class Pace:
     def record(self, batch: Sequence[Waiting], run_s: float) -> None:
         """Learn from one run, which took ``run_s`` seconds."""
         share = FRESH_SHARE if self._run_s else 1.0
-        row_s = run_s / max(1, sum(waiting.rows for waiting in batch))
+        row_s = run_s / max(1, rows_in(batch))
         self._run_s += (run_s - self._run_s) * share
         self._row_s += (row_s - self._row_s) * share
         if len(batch) == 1 and run_s < self._short_s:
@@ -46,11 +46,10 @@ class Pace:
 
     def is_short(self, line: Sequence[Waiting]) -> bool:
         """Whether all in line could run in a short time: the last was not larger than one that did."""
-        rows = sum(waiting.rows for waiting in line)
-        return rows * self._row_s < self._short_s and line[-1].nbytes <= self._most_bytes
+        return rows_in(line) * self._row_s < self._short_s and line[-1].nbytes <= self._most_bytes
 
     def drain_s(self, line: Sequence[Waiting], most_rows: int | None, instances: int) -> float:
         """What those in line will take in batches of ``most_rows`` rows, in seconds."""
-        rows = sum(waiting.rows for waiting in line)
+        rows = rows_in(line)
         batches = ceil(rows / most_rows) if most_rows else len(line)
         return batches * self._run_s / instances

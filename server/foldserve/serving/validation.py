@@ -74,6 +74,8 @@ def validate_elements(inputs: Mapping[str, Form]) -> None:
 
 def validate_outputs(specs: Sequence[TensorSpec], requested: Sequence[str]) -> None:
     """Raise :class:`InvalidRequest` when an output is asked for that the model does not have, or twice."""
+    if not requested:
+        return
     available = {spec.name for spec in specs}
     for name in requested:
         if name not in available:
