@@ -15,6 +15,7 @@ from foldserve_client import Client
 from numpy.typing import NDArray
 from planted import plant_a_wrong_fold
 from running import EXAMPLE_DATA, EXAMPLE_MODELS, of_digits, scraped, serving
+from unit.serving.openers import ends_while_opening
 from watching import until, watching
 
 BASELINE = "onnxruntime-cpu-float32"
@@ -123,7 +124,7 @@ def test_a_model_that_a_process_ended_with_is_served_without_trying_engines(
     with serving(repository, cache_dir=tmp_path / "cache", **WIDE) as server:
         key = _servable(server).provenance.artefact_key
     shutil.rmtree(tmp_path / "cache" / "models")
-    (tmp_path / "cache" / "opening" / key).write_bytes(b"x")
+    ends_while_opening(tmp_path / "cache" / "opening" / key)
     with serving(repository, cache_dir=tmp_path / "cache", **WIDE) as server:
         own = _servable(server)
         assert own.engine == BASELINE

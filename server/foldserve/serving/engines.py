@@ -90,7 +90,8 @@ class Contest:
     def held(self, proven: Session, layout: Layout) -> tuple[EngineReport, OpenSessions]:
         """All engines of the device tried; the report, and the baseline's session if that one serves.
 
-        ``proven`` is the baseline's, open for ``layout``. Raises the exceptions under LoadFailed where it
+        ``proven`` is the baseline's, open for ``layout``; what is returned may be another one that answers
+        the same. Raises the exceptions under LoadFailed where it
         cannot be opened for another one.
         """
         first = baseline(proven.provider)
@@ -103,7 +104,9 @@ class Contest:
             return only(first, missing), {layout: proven}
         contenders = _Contenders(self, self.evidence, self.tune)
         tuned = contenders.tuned(first, {layout: proven})
-        open_baseline = {layout: proven} if tuned.session is proven else NOT_OPEN
+        open_baseline = NOT_OPEN
+        if tuned.session is proven or self.evidence.holds(tuned.session, self.parity.budget):
+            open_baseline = {tuned.tuning.layout: tuned.session}
         try:
             trials = [contenders.baseline_trial(first, tuned)]
         except ExecutionFailed as error:  # such batches fail in service as well; a single row may not

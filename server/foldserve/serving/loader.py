@@ -23,9 +23,10 @@ from foldserve.serving.batcher import Batcher
 from foldserve.serving.classification import read_labels
 from foldserve.serving.declared import check_declared, warn_of_batching_in_vain
 from foldserve.serving.lifecycle import Lifecycle, State
+from foldserve.serving.marks import ends_under, under
 from foldserve.serving.opening import Opening, in_words
 from foldserve.serving.pace import UNSTEADY
-from foldserve.serving.rehearsal import CHANCE_ENDS, ends_under, rehearse, rehearsed, under
+from foldserve.serving.rehearsal import CHANCE_ENDS, rehearse, rehearsed
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.reshaped import keeps_rows, reshaped
 from foldserve.serving.servable import Provenance, Servable
@@ -103,7 +104,7 @@ class _Loading:
                     f"{self._name} cannot be read: {error.strerror} ({error.filename}); mend its rights"
                 ) from None
         self._cache = server.cache_dir
-        self._mark = self._cache / "opening" / self._key
+        self._marks = self._cache / "opening" / self._key
 
     def restored(self) -> _Loaded | None:
         """What an earlier load left in the cache; None where there is nothing, or it is not as it was."""
@@ -113,11 +114,11 @@ class _Loading:
         if artefact is None:
             return None
         loaded, reason = None, "it does not answer as it did"
-        if ends_under(self._mark) > CHANCE_ENDS:
+        if ends_under(self._marks) > CHANCE_ENDS:
             reason = f"the process ended again and again while {artefact.engine.name} opened it"
         else:
             try:
-                with under(self._mark):
+                with under(self._marks):
                     loaded = self._opened(artefact, folder, from_cache=True)
             except LoadFailed as error:
                 reason = str(error)
@@ -146,7 +147,7 @@ class _Loading:
         entry = self._cache / "models" / self._key
         with artefact_files(entry, self._scratch / "model") as files:
             with rehearsed(
-                self._mark, lambda: self._rehearse(file), requests_are_served=requests_are_served
+                self._marks, lambda: self._rehearse(file), requests_are_served=requests_are_served
             ) as ends:
                 # ONNX Runtime survives it by now: where a process ended, another engine may be why.
                 tune = None if ends else self._tuned
@@ -230,7 +231,7 @@ class _Loading:
     ) -> _Loaded | None:
         """The model in ``folder``, tuned; None if it does not repeat what it answered when it was proven.
 
-        ``proven`` is the session of it that was proven, where there still is one.
+        ``proven`` is the session of it that was proven, or another that answered the same, if one is open.
         """
         engine, evidence = artefact.engine, evidence_in(folder)
         unused = dict(proven)
@@ -242,6 +243,7 @@ class _Loading:
 
         with self.stages.timed("tuning"):
             tuning, session = self._tuned(engine, open_with, evidence, artefact.batches)
+            session = session or unused.pop(tuning.layout, None)
             if evidence is not None and isinstance(session, Shrinking):
                 with contextlib.suppress(ExecutionFailed):  # what fails now serves no worse for it
                     session.shrink(evidence.probe)

@@ -15,9 +15,9 @@ from foldserve.runtime.memory import return_freed_memory
 from foldserve.serving.facts import forget, publish, summary, withdraw
 from foldserve.serving.lifecycle import State
 from foldserve.serving.loader import load
+from foldserve.serving.marks import forgive
 from foldserve.serving.model_configuration import read_configuration
 from foldserve.serving.model_table import Entry, Model, ModelTable
-from foldserve.serving.rehearsal import forgive
 from foldserve.serving.repository import ModelFolder, ModelVersion
 from foldserve.serving.servable import Servable
 from foldserve.serving.shadowing import Shadowing

@@ -51,7 +51,7 @@ class Prepared:
     """Which engines were tried, and which one is to serve."""
 
     proven: OpenSessions
-    """The very session that was proven, open; none where another one is to serve."""
+    """The very session that was proven, or one that answered the same; none where another engine serves."""
 
     evidence: Evidence | None
     """None where no probe could be run, or its arrays cannot be kept."""

@@ -14,11 +14,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from foldserve.errors import InvalidModel
 from foldserve.lifeline import lifeline
+from foldserve.serving.marks import ends_under, leave, under
 
 NO_MEMORY_STATUS = 3
 """Exit status of a child that got less memory than the model wants."""
@@ -27,76 +28,34 @@ MOST_ENDS = 3
 """Processes that may end while they open a model which a child process survives."""
 
 CHANCE_ENDS = 1
-"""Processes that may end while they open what was opened before: somebody may have killed them."""
-
-_open_marks: set[Path] = set()
+"""Processes that may end while they open what was opened before: somebody may have killed that one."""
 
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": ""}
 """Of the child: the GPU's memory belongs to serving."""
 
 
 @contextmanager
-def rehearsed(mark: Path, rehearsal: Callable[[], None], *, requests_are_served: bool) -> Iterator[int]:
+def rehearsed(marks: Path, rehearsal: Callable[[], None], *, requests_are_served: bool) -> Iterator[int]:
     """Around opening a model for the first time; tells how many processes ended while they did.
 
     Raises what ``rehearsal`` raises, and :class:`InvalidModel` after :data:`MOST_ENDS` processes.
     """
-    ends = ends_under(mark)
+    ends = ends_under(marks)
     if ends >= MOST_ENDS:
         raise InvalidModel(
             f"the server ended {ends} times while it opened this model, and a child process that runs it "
-            f"first does not; look at what ended it, then remove {mark}"
+            f"first does not; look at what ended it, then remove {marks}"
         )
-    can_be_marked = _marked(mark, ends)
-    if requests_are_served or ends or not can_be_marked:
-        try:
-            rehearsal()
-        except InvalidModel:
-            _marked(mark, max(ends, 1))  # so it is at the next start
-            raise
-    with under(mark):
+    with ExitStack() as opening:
+        is_marked = opening.enter_context(under(marks))
+        if requests_are_served or ends or not is_marked:
+            try:
+                rehearsal()
+            except InvalidModel:
+                opening.close()
+                leave(marks)  # so it is at the next start
+                raise
         yield ends
-
-
-def ends_under(mark: Path) -> int:
-    """How many processes ended while they opened what ``mark`` stands for."""
-    try:
-        return len(mark.read_bytes())
-    except OSError:
-        return 0
-
-
-@contextmanager
-def under(mark: Path) -> Iterator[None]:
-    """Around opening a model: if the process ends meanwhile, ``mark`` tells so."""
-    _marked(mark, ends_under(mark) + 1)
-    _open_marks.add(mark)
-    try:
-        yield
-    finally:
-        _open_marks.discard(mark)
-        _unmark(mark)
-
-
-def forgive() -> None:
-    """Remove the marks of loads that go on: a server that is stopped meanwhile does not die of its models."""
-    for mark in list(_open_marks):
-        _unmark(mark)
-
-
-def _unmark(mark: Path) -> None:
-    with suppress(OSError):
-        mark.unlink(missing_ok=True)
-
-
-def _marked(mark: Path, ends: int) -> bool:
-    """Whether it can be kept that so many processes will have ended if this one does."""
-    try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_bytes(b"x" * ends)
-    except OSError:  # a cache that cannot be written
-        return False
-    return True
 
 
 def rehearse(name: str, file: Path, samples: Path | None, *, timeout_s: float) -> None:

@@ -22,13 +22,13 @@ from foldserve.serving.artefacts import Artefact
 from foldserve.serving.fold_tier import folded_forms
 from foldserve.serving.lifecycle import Lifecycle, State
 from foldserve.serving.opening import Opening
-from foldserve.serving.rehearsal import ends_under
 from foldserve.serving.repository import ModelVersion
 from foldserve.serving.servable import Servable
 from foldserve.serving.tune import LARGEST_TRIED
 from foldserve.serving.waiting import Waiting
 from foldserve.settings import LogFormat, LogLevel, ServerSettings, model_settings
 from running import EXAMPLE_MODELS
+from unit.serving.openers import ends_while_opening
 
 STAGES = ("loading", "folding", "proving", "warming", "tuning")
 
@@ -86,25 +86,34 @@ def test_a_damaged_entry_is_made_again(name: str, source: ModelVersion, tmp_path
 
 @pytest.mark.parametrize(("ends", "again"), [(0, True), (1, True), (2, False)])
 def test_an_entry_that_ends_the_process_again_and_again_is_made_anew_without_engines(
-    ends: int, again: bool, source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ends: int, again: bool, source: ModelVersion, tmp_path: Path
 ) -> None:
     """Once, somebody may have killed it."""
-    open_engine, marks = Opening.open_engine, []
-
-    def watched(*given: Any, **options: Any) -> Session:
-        marks.append(ends_under(mark))
-        return open_engine(*given, **options)
-
     cache = tmp_path / "cache"
     first = _load(source, cache, precisions=["float32"])
-    mark = cache / "opening" / first.provenance.artefact_key
-    mark.write_bytes(b"x" * ends)
-    monkeypatch.setattr(Opening, "open_engine", watched)
+    marks = cache / "opening" / first.provenance.artefact_key
+    for _ in range(ends):
+        ends_while_opening(marks)
     second = _load(source, cache, precisions=["float32"])
-    assert (second.provenance.from_cache, set(marks)) == (again, {ends + 1 if again else 0})
-    assert not mark.exists()
+    assert second.provenance.from_cache is again
+    assert not marks.exists()
     not_tried = [trial.failure for trial in second.provenance.engines.trials if trial.failure]
     assert any("the process ended" in reason for reason in not_tried) is not again
+
+
+def test_a_process_that_ends_while_it_opens_an_entry_leaves_a_mark(
+    source: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_engine, held = Opening.open_engine, []
+
+    def watched(*given: Any, **options: Any) -> Session:
+        held.append(len(list((tmp_path / "cache" / "opening").glob("*/*"))))
+        return open_engine(*given, **options)
+
+    _load(source, tmp_path / "cache")
+    monkeypatch.setattr(Opening, "open_engine", watched)
+    assert _load(source, tmp_path / "cache").provenance.from_cache
+    assert held == [1]
 
 
 def test_an_entry_that_is_another_model_is_found_out_by_its_answer(

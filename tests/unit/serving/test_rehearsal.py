@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from fatal_models import divides_min_by_minus_one, fills_memory, loops_for_ever
 from foldserve.errors import InvalidModel
-from foldserve.serving.rehearsal import MOST_ENDS, NO_MEMORY_STATUS, forgive, rehearse, rehearsed
+from foldserve.serving.rehearsal import MOST_ENDS, NO_MEMORY_STATUS, rehearse, rehearsed
 from running import EXAMPLE_MODELS
+from unit.serving.openers import ends_while_opening
 
 DIGITS = EXAMPLE_MODELS / "digits" / "1" / "model.onnx"
 
@@ -61,58 +62,46 @@ def test_a_model_that_nothing_is_known_of_is_rehearsed_where_there_are_requests_
     tmp_path: Path, requests_are_served: bool
 ) -> None:
     rehearsals: list[str] = []
-    mark = tmp_path / "opening" / "key"
-    with rehearsed(mark, lambda: rehearsals.append(""), requests_are_served=requests_are_served):
-        assert mark.exists()
-    assert len(rehearsals) == requests_are_served
-    assert not mark.exists()
+    marks = tmp_path / "opening" / "key"
+    with rehearsed(marks, lambda: rehearsals.append(""), requests_are_served=requests_are_served):
+        assert len(rehearsals) == requests_are_served
+    assert not marks.exists()
 
 
 def test_a_model_that_was_being_opened_when_the_server_ended_is_rehearsed(tmp_path: Path) -> None:
     rehearsals: list[str] = []
-    mark = tmp_path / "key"
-    mark.write_bytes(b"x")
-    with rehearsed(mark, lambda: rehearsals.append(""), requests_are_served=False):
-        assert len(rehearsals) == 1
-    assert not mark.exists()
+    marks = tmp_path / "key"
+    ends_while_opening(marks)
+    with rehearsed(marks, lambda: rehearsals.append(""), requests_are_served=False) as ends:
+        assert (ends, len(rehearsals)) == (1, 1)
+    assert not marks.exists()
 
 
 def test_a_model_that_only_a_child_survives_is_not_opened_for_ever(tmp_path: Path) -> None:
-    mark = tmp_path / "key"
+    marks = tmp_path / "key"
     for _ in range(MOST_ENDS):
-        abandoned = rehearsed(mark, lambda: None, requests_are_served=False)
-        abandoned.__enter__()  # the process ends here
-        kept = mark.read_bytes()
-        abandoned.gen.close()
-        mark.write_bytes(kept)
-    with pytest.raises(InvalidModel, match=f"ended {MOST_ENDS} times .* then remove {mark}"):
-        rehearsed(mark, lambda: None, requests_are_served=False).__enter__()
-
-
-def test_a_server_that_is_stopped_while_it_loads_has_not_died_of_the_model(tmp_path: Path) -> None:
-    mark = tmp_path / "key"
-    with rehearsed(mark, lambda: None, requests_are_served=False):
-        forgive()
-        assert not mark.exists()
+        ends_while_opening(marks)
+    with pytest.raises(InvalidModel, match=f"ended {MOST_ENDS} times .* then remove {marks}"):
+        rehearsed(marks, lambda: None, requests_are_served=False).__enter__()
 
 
 def test_without_a_place_for_marks_models_are_rehearsed(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     rehearsals: list[str] = []
-    mark = tmp_path / "file" / "key"  # where there can be none
-    with rehearsed(mark, lambda: rehearsals.append(""), requests_are_served=False):
+    marks = tmp_path / "file" / "key"  # where there can be none
+    with rehearsed(marks, lambda: rehearsals.append(""), requests_are_served=False):
         assert len(rehearsals) == 1
 
 
 def test_a_refused_model_is_rehearsed_at_the_next_start(tmp_path: Path) -> None:
-    mark = tmp_path / "key"
+    marks = tmp_path / "key"
 
     def refuses() -> None:
         raise InvalidModel("fatal")
 
     for requests_are_served in (True, False, False):
         with pytest.raises(InvalidModel, match=r"^fatal$"):
-            rehearsed(mark, refuses, requests_are_served=requests_are_served).__enter__()
+            rehearsed(marks, refuses, requests_are_served=requests_are_served).__enter__()
 
 
 def test_a_model_that_wants_more_memory_than_there_is_fails_by_itself(tmp_path: Path) -> None:
