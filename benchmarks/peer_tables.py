@@ -94,7 +94,7 @@ def _machine(result: Result) -> str:
     where = result["conditions"]
     entries = [entry for measured in result["models"].values() for entry in measured["servers"].values()]
     days = sorted({entry["date"] for entry in entries})
-    others = [entry["others_cores"] for entry in entries if "others_cores" in entry]
+    others = [max(0.0, entry["others_cores"]) for entry in entries if "others_cores" in entry]
     return (
         f"{where['processor']}, {where['cores']} cores, {' and '.join(days)}, beside other processes that "
         f"used {min(others):.2f} to {max(others):.2f} cores."
