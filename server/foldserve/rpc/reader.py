@@ -96,9 +96,8 @@ def reading_server(
                 log.exception("the calls that are in work end at once")
                 return super().stop(None)
 
-    with (
-        polite_threads()
-    ):  # gRPC's own: they hand over what they read, and may wait for the one that takes it
+    # gRPC's own threads hand over what they read, and may wait for the one that takes it.
+    with polite_threads():
         return ReadingServer(pool, (), interceptors, options, most_calls, None, False)
 
 

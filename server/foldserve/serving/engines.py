@@ -91,8 +91,7 @@ class Contest:
         """All engines of the device tried; the report, and the baseline's session if that one serves.
 
         ``proven`` is the baseline's, open for ``layout``; what is returned may be another one that answers
-        the same. Raises the exceptions under LoadFailed where it
-        cannot be opened for another one.
+        the same. Raises the exceptions under LoadFailed where it cannot be opened for another layout.
         """
         first = baseline(proven.provider)
         others = rivals(first.provider, self.opening.settings.precisions)
