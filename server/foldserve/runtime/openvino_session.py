@@ -110,6 +110,7 @@ class OpenVinoSession:
             raise ProviderUnavailable(f"{self._name}: {missing}")
         self._inputs, self._outputs = declared_tensors(source, self._name)
         _refuse_what_is_narrowed(self._name, self._inputs, self._outputs)
+        self._rows_are_open = rows_are_open((*self._inputs, *self._outputs))
         threads = threads or max(1, available_cpus() // streams)
         try:
             model = core().read_model(source)
@@ -159,7 +160,7 @@ class OpenVinoSession:
             raise ExecutionFailed(f"{self._name} is closed")
         names = list(outputs or (spec.name for spec in self._outputs))
         self._check(inputs, names)
-        if rows_are_open((*self._inputs, *self._outputs)) and have_no_rows(inputs):
+        if self._rows_are_open and have_no_rows(inputs):
             nothing = answer_to_no_rows(inputs, lambda one: self.run(one, names))
             if nothing is not None:
                 return nothing

@@ -12,6 +12,7 @@ from foldserve.errors import ExecutionFailed
 from foldserve.parity.gate import keeps
 from foldserve.parity.measures import distance
 from foldserve.parity.probes import Probe
+from foldserve.runtime.no_rows import rows_are_open
 from foldserve.runtime.session import Session
 from foldserve.settings import ParityBudget
 
@@ -24,8 +25,7 @@ def rows_are_independent(
     The first row, one in the middle and the last are tried: whatever mixes rows reaches one of them. A row
     that is one of ``others`` is asked for as that, which a session that remembers need not compute.
     """
-    specs = (*session.inputs, *session.outputs)
-    if not all(spec.shape and not isinstance(spec.shape[0], int) for spec in specs):
+    if not rows_are_open((*session.inputs, *session.outputs)):
         return False
     sizes = {array.shape[0] for array in probe.values()}
     if len(sizes) != 1 or (rows := sizes.pop()) < 2:
