@@ -248,7 +248,6 @@ class _Loading:
                 with contextlib.suppress(ExecutionFailed):  # what fails now serves no worse for it
                     session.shrink(evidence.probe)
         with self.stages.timed(State.WARMING.lower()):
-            is_new = session is None
             session = session or open_with(tuning.layout, tuning.most_rows)
             for other in unused.values():
                 other.close()
@@ -257,10 +256,6 @@ class _Loading:
                 or evidence is None
                 or evidence.holds(session, artefact.parity_report.budget)
             ):
-                if is_new and evidence is not None:
-                    # In its second run ONNX Runtime takes what it needs in one piece: no request shall wait.
-                    with contextlib.suppress(ExecutionFailed):
-                        session.run(evidence.probe)
                 return _Loaded(artefact, tuning, session, folder / MODEL, from_cache)
             session.close()
             return None
