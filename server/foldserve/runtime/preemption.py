@@ -2,7 +2,7 @@
 
 Linux lets a thread that wakes take the processor from the one that runs. On a busy core each message would
 interrupt whoever works on the last one, and batches would not form: with gRPC's own threads kept from it, the
-thread that reads finds more to do at a time, and a small model answers a quarter more requests a second.
+thread that reads finds more to do at a time.
 """
 
 import os
