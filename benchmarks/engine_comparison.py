@@ -8,16 +8,17 @@ import argparse
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from engine_sessions import Opened, alone, converted, first_and_next, read_images, record_in, repeated
+from engine_first import first_of, first_served
+from engine_sessions import Opened, alone, converted, read_images, record_in, repeated
 from engine_tables import TABLES
-from foldserve.runtime.engines import BY_NAME
+from foldserve.runtime.engines import BY_NAME, baseline
+from foldserve.runtime.session import Provider
 from foldserve.settings import Precision
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
@@ -43,6 +44,12 @@ HELD_OUT = EXAMPLES / "data" / "digits_test.npz"
 MODELS: dict[str, Model | None] = {DIGITS: None} | {model.name: model for model in (TINY, MOBILENET, RESNET)}
 QUICK = (DIGITS, TINY.name)
 CALLERS = 16
+LOOKS = 5
+"""So often the layouts are timed in turn."""
+
+STARTS = 3
+"""So many first requests are looked at of each."""
+
 SAMPLES = 32
 """Seeded images that models with random weights are calibrated on, and compared with."""
 
@@ -179,7 +186,7 @@ def _round(subject: Subject, budget: Budget, seconds: float) -> tuple[dict[str, 
 
 
 def first_requests(
-    subject: Subject, budgets: Mapping[str, Budget], engines: Sequence[str], rounds: int
+    subject: Subject, budgets: Mapping[str, Budget], engines: Sequence[str], rounds: int = STARTS
 ) -> list[dict[str, Any]]:
     """One row and the largest batch: over servers of the chosen engines, and of sessions of the others."""
     chosen = {budget.engine: budget for budget in reversed(list(budgets.values()))}
@@ -188,7 +195,7 @@ def first_requests(
         budget = chosen.get(engine, budgets[WIDE])
         for rows in dict.fromkeys((1, budget.most_rows)):
             if engine in chosen:
-                measured = [_first_served(subject, budget, rows) for _ in range(rounds)]
+                measured = first_served(budget.recipe, subject.request(rows), rounds)
             else:
                 opened = budget.opened(engine, subject.samples, rows)
                 measured = [alone("first", opened, SERVER_CORE) for _ in range(rounds)]
@@ -198,29 +205,22 @@ def first_requests(
     return found
 
 
-def first_of(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Medians of several first requests, of those after them, and of their ratios."""
-    return {key: median(one[key] for one in measured) for key in ("first_s", "next_s", "count")} | {
-        "ratio": median(one["first_s"] / one["next_s"] for one in measured)
-    }
-
-
-def _first_served(subject: Subject, budget: Budget, rows: int) -> dict[str, float]:
-    """Over a connection that is open, of a server that was started from its cache."""
-    request = subject.request(rows)
-    with running([budget.recipe], SERVER_CORE) as (server,):
-        server.wait_ready()
-        with server.channel() as channel:
-            stub = service.GRPCInferenceServiceStub(channel)
-            stub.ServerLive(pb.ServerLiveRequest())
-            return first_and_next(partial(stub.ModelInfer, request))
-
-
 def _facts(server: Process, model: str) -> dict[str, str]:
     with server.channel() as channel:
         stub = service.GRPCInferenceServiceStub(channel)
         properties = stub.ModelMetadata(pb.ModelMetadataRequest(name=model)).properties
         return {key.removeprefix("foldserve."): value for key, value in properties.items()}
+
+
+def layouts(subject: Subject, budget: Budget) -> dict[str, float]:
+    """Times as fast in blocks of channels as in NCHW, for one row and for the largest batch."""
+    engine = baseline(Provider.CPU).name
+    return {
+        str(rows): alone("blocked", budget.opened(engine, subject.samples, rows), SERVER_CORE, rounds=LOOKS)[
+            "speedup"
+        ]
+        for rows in dict.fromkeys((1, budget.most_rows))
+    }
 
 
 def accuracy(subject: Subject, budget: Budget, engine: str) -> float:
@@ -239,7 +239,8 @@ def compared(subject: Subject, rounds: int, seconds: float) -> dict[str, Any]:
         result = {
             "engines": report.model_dump(mode="json"),
             "served": served(subject, budgets, rounds, seconds),
-            "first": first_requests(subject, budgets, engines, rounds),
+            "layouts": layouts(subject, budgets[DEFAULT]),
+            "first": first_requests(subject, budgets, engines),
         }
         if subject.name == DIGITS:
             result["accuracy"] = {engine: accuracy(subject, budgets[WIDE], engine) for engine in engines}

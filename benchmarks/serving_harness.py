@@ -75,8 +75,12 @@ def handwritten(model: Model, threads: int) -> Recipe:
 
 def echo(kind: str, model: Model) -> Recipe:
     """The ``sync`` or ``asyncio`` echo server, which repeats what :func:`record_answer` kept."""
-    response = str(response_file(model))
-    return Recipe(f"echo, {kind}", (PYTHON, str(HERE / "serving_echo.py"), kind, "{port}", response))
+    return echo_of(response_file(model), kind)
+
+
+def echo_of(answer: Path, kind: str = "sync") -> Recipe:
+    """An echo server that repeats the ModelInferResponse in a file."""
+    return Recipe(f"echo, {kind}", (PYTHON, str(HERE / "serving_echo.py"), kind, "{port}", str(answer)))
 
 
 def response_file(model: Model) -> Path:

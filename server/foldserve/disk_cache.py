@@ -41,8 +41,8 @@ PIECE_BYTES = 8 * 2**20
 READ_BYTES = 256 * 2**10
 """Read at a time, a divisor of a piece: it stays in the processor's cache until it is hashed."""
 
-HASHING_THREADS = 4
-"""For one file; a server that loads must still answer."""
+HASHING_THREADS = min(4, len(os.sched_getaffinity(0)))
+"""For one file; a server that loads must still answer, and several on one core would only take its turns."""
 
 Record = TypeVar("Record", bound=BaseModel)
 

@@ -9,9 +9,21 @@ DRIVER_LIBRARY = "libcuda.so.1"
 NAME_BYTES = 256
 
 
-def cuda_options(search: CudnnSearch, *, tf32: bool = False) -> dict[str, str]:
-    """Options of the CUDA provider, which by its own default rounds to ``tf32``: 10 bits of mantissa."""
-    return {"use_tf32": "1" if tf32 else "0", "cudnn_conv_algo_search": search.upper()}
+def cuda_options(search: CudnnSearch, *, tf32: bool = False, channels_last: bool = False) -> dict[str, str]:
+    """Options of the CUDA provider, which by its own default rounds to ``tf32``: 10 bits of mantissa.
+
+    With ``channels_last`` convolutions and poolings work on NHWC, the layout that tensor cores are made for;
+    the provider moves the axes where the model wants NCHW.
+    """
+    return {
+        "use_tf32": _switch(tf32),
+        "prefer_nhwc": _switch(channels_last),
+        "cudnn_conv_algo_search": search.upper(),
+    }
+
+
+def _switch(is_on: bool) -> str:
+    return "1" if is_on else "0"
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from foldserve.runtime.cuda import cuda_options
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
@@ -54,12 +55,13 @@ def _onnxruntime(
     plan: Plan,
     *,
     tf32: bool = False,
+    channels_last: bool = False,
     converted: Precision = Precision.FLOAT32,
 ) -> Session:
     return OnnxRuntimeSession(
         file,
         provider=provider,
-        cuda=cuda_options(plan.cudnn_search, tf32=tf32),
+        cuda=cuda_options(plan.cudnn_search, tf32=tf32, channels_last=channels_last),
         optimise=plan.optimise,
         disabled_optimisers=plan.disabled_optimisers,
         intra_op_threads=plan.layout.threads,
@@ -92,6 +94,15 @@ def _openvino_engine(precision: Precision, computes: Precision) -> Engine:
     )
 
 
+def _on_tensor_cores(precision: Precision, **options: Any) -> tuple[Engine, Engine]:
+    """As it comes and channels last: which is faster depends on the model and on the GPU."""
+    name, opened = f"onnxruntime-cuda-{precision}", partial(_cuda, **options)
+    return (
+        Engine(name, Provider.CUDA, precision, opened),
+        Engine(f"{name}-nhwc", Provider.CUDA, precision, partial(opened, channels_last=True)),
+    )
+
+
 ENGINES = (
     Engine("onnxruntime-cpu-float32", Provider.CPU, Precision.FLOAT32, _cpu),
     _openvino_engine(Precision.FLOAT32, computes=Precision.FLOAT32),
@@ -100,13 +111,8 @@ ENGINES = (
     # What is quantised says so in its graph; what is not stays in float32.
     _openvino_engine(Precision.INT8, computes=Precision.FLOAT32),
     Engine("onnxruntime-cuda-float32", Provider.CUDA, Precision.FLOAT32, _cuda),
-    Engine("onnxruntime-cuda-tf32", Provider.CUDA, Precision.TF32, partial(_cuda, tf32=True)),
-    Engine(
-        "onnxruntime-cuda-float16",
-        Provider.CUDA,
-        Precision.FLOAT16,
-        partial(_cuda, converted=Precision.FLOAT16),
-    ),
+    *_on_tensor_cores(Precision.TF32, tf32=True),
+    *_on_tensor_cores(Precision.FLOAT16, converted=Precision.FLOAT16),
 )
 """Of each device the first is the baseline: what others must beat, and what takes over from them."""
 

@@ -36,10 +36,18 @@ def test_a_batch_repeats_the_images_in_their_order() -> None:
 
 
 def test_first_requests_are_compared_start_by_start() -> None:
-    from engine_comparison import first_of
+    from engine_first import first_of
 
     starts = [{"first_s": first, "next_s": after, "count": 50} for first, after in ((2, 1), (9, 3), (8, 2))]
     assert first_of(starts) == {"first_s": 8, "next_s": 2, "count": 50, "ratio": 3}
+
+
+def test_what_the_echo_server_adds_to_its_own_first_answer_is_left_out() -> None:
+    from engine_first import first_of
+
+    start = {"first_s": 8.0, "next_s": 2.0, "count": 50, "echo_first_s": 5.0, "echo_next_s": 1.0}
+    found = first_of([start])
+    assert (found["ratio"], found["echo_ratio"], found["beyond_echo"]) == (4, 5, 2)
 
 
 def test_servers_are_compared_round_by_round() -> None:
@@ -76,7 +84,8 @@ def result() -> dict[str, Any]:
             "resnet50": {
                 "engines": report,
                 "served": {"5e-2, int8": served},
-                "first": [first | {"ratio": 1.5}, first | {"ratio": 2.0}],
+                "layouts": {"1": 1.25, "4": 2.0},
+                "first": [first | {"ratio": 1.5}, first | {"ratio": 2.0, "beyond_echo": 1.2}],
             }
         }
     }
@@ -93,7 +102,14 @@ def test_an_unavailable_engine_is_in_the_table_with_the_reason(result: dict[str,
 def test_the_aims_stand_beside_what_was_measured(result: dict[str, Any]) -> None:
     from engine_tables import aims
 
-    faster, share, requests = aims(result).splitlines()[2:]
+    faster, share, requests, beyond_echo = aims(result).splitlines()[2:]
     assert faster.endswith("| 5.00 × (here) |")
     assert share.endswith("| 0.90 × |")
     assert requests.endswith("| 1 of 2, largest 2.00 × |")
+    assert beyond_echo.endswith("| 2 of 2, largest 1.50 × |")
+
+
+def test_layouts_stand_by_their_rows(result: dict[str, Any]) -> None:
+    from engine_tables import layouts
+
+    assert layouts(result).splitlines()[2:] == ["| resnet50 | 1 at a time: 1.25 ×, 4 at a time: 2.00 × |"]

@@ -318,7 +318,12 @@ def test_bound_runs_answer_as_others_do() -> None:
 @pytest.mark.parametrize(("wanted", "given"), [(False, "0"), (True, "1")])
 def test_tf32_only_where_it_is_asked_for(wanted: bool, given: str) -> None:
     options = cuda_options(CudnnSearch.HEURISTIC, tf32=wanted)
-    assert options == {"use_tf32": given, "cudnn_conv_algo_search": "HEURISTIC"}
+    assert options == {"use_tf32": given, "prefer_nhwc": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+def test_channels_last_only_where_it_is_asked_for() -> None:
+    first, last = (cuda_options(CudnnSearch.HEURISTIC, channels_last=wanted) for wanted in (False, True))
+    assert last == first | {"prefer_nhwc": "1"}
 
 
 def test_shrinking_gives_back_what_larger_runs_took() -> None:
