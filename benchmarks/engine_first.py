@@ -4,7 +4,8 @@ Whatever asks a server for the first time over a new connection waits longer, al
 the echo server, asked with the same messages, shows how much of it is gRPC's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import grpc
 from engine_sessions import first_and_next
 from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
-from serving_harness import SERVER_CORE, START_S, Process, Recipe, echo_of, running
+from serving_harness import LOAD_CORES, SERVER_CORE, START_S, Process, Recipe, echo_of, running
 
 Stub = service.GRPCInferenceServiceStub
 Seconds = dict[str, float]
@@ -54,9 +55,20 @@ def first_of(measured: Sequence[Mapping[str, float]]) -> Seconds:
 
 
 @contextmanager
+def _on_cores(cores: Collection[int]) -> Iterator[None]:
+    """Threads that are made in the block, this one too, run on these."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
 def _connected(server: Process) -> Iterator[Stub]:
-    """A connection that is open, and over which the server has answered something small."""
-    with server.channel() as channel:
+    """A connection that is open, and over which the server has answered something small; off its core."""
+    with _on_cores(LOAD_CORES), server.channel() as channel:
         grpc.channel_ready_future(channel).result(START_S)
         stub = Stub(channel)
         with suppress(grpc.RpcError):  # the echo server can do nothing else

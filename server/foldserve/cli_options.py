@@ -128,7 +128,9 @@ def _parameter(leaf: Leaf) -> inspect.Parameter:
         rich_help_panel=list(PANELS)[_panel(leaf)],
     )
     if _is_repeated(leaf):
-        kind = GenericAlias(list, get_args(kind)[:1])  # typer's way to say that a flag may be repeated
+        single = _single(kind)
+        # Typer's way to say that a flag may be repeated; the settings know of a word for none of the choices.
+        kind = GenericAlias(list, (str if issubclass(single, StrEnum) else single,))
     return inspect.Parameter(
         leaf.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )

@@ -1,105 +1,30 @@
-"""Who takes over when parity breaks in service, and who was right."""
+"""Who takes over when parity breaks in service."""
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from foldserve.errors import InvalidModel
-from foldserve.parity.judge import Float64Judge
-from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
-from foldserve.server import Server
-from foldserve.serving import fallback
 from foldserve.serving.ladder import Optimisation
 from foldserve.serving.opening import Opening
 from foldserve.serving.original import Original
-from foldserve.serving.servable import Servable
-from foldserve.settings import ProviderChoice
-from foldserve_client import Client
-from numpy.typing import NDArray
+from integration.breaking import (
+    POSITIVE,
+    Caller,
+    disputes,
+    in_session,
+    of_net,
+    padded_then_pooled,
+    plant,
+    scaled,
+    servable,
+)
 from planted import plant_a_wrong_fold
 from running import EXAMPLE_MODELS, of_digits, scraped
 from small_models import add_model, batch_norm, chain, convolution
 from watching import until, watching
-
-POSITIVE = np.random.default_rng(5).uniform(0.1, 1, size=(1, 3, 8, 8)).astype(np.float32)
-
-
-def servable(server: Server, name: str) -> Servable:
-    return server._manager.servable(name)
-
-
-class Caller:
-    """Sends a model the same request again and again, one check after the other."""
-
-    def __init__(self, watched: tuple[Server, Client], model: str, inputs: NDArray[np.float32]) -> None:
-        self._server, self._client = watched
-        self._model, self._inputs = model, inputs
-
-    def until(self, condition: Callable[[], Any], what: str) -> None:
-        """Send it until something holds."""
-
-        def asked() -> Any:
-            self._client.infer(self._model, self._inputs)
-            until(lambda: not self._server._manager._shadowing._worker._waiting, "the check ends")
-            return condition()
-
-        until(asked, what)
-
-
-def of_net(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
-    return name, frozenset({"model": "net", "version": "1", **labels}.items())
-
-
-def padded_then_pooled() -> ir.Model:
-    """What ONNX Runtime's Pad_Fusion gets wrong for negative values: the gate leaves that out."""
-    weight = np.random.default_rng(0).uniform(0.1, 1, size=(4, 3, 3, 3)).astype(np.float32)
-    one = np.ones(4, np.float32)
-    return chain(
-        ["batch", 3, 8, 8],
-        ("Conv", [weight], {}),
-        ("BatchNormalization", [1.5 * one, 0 * one, 0 * one, one], {}),
-        ("Pad", [np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)], {}),
-        ("MaxPool", [], {"kernel_shape": [3, 3], "strides": [2, 2]}),  # type: ignore[dict-item]  # ints
-    )
-
-
-def disputes(server: Server, verdict: str) -> float:
-    return scraped(server).get(of_net("foldserve_parity_disputes_total", verdict=verdict), 0)
-
-
-def sensitive() -> ir.Model:
-    """A bias that the mean takes away again: what is left of a small input in float32 is mostly rounding."""
-    one = np.ones(4, np.float32)
-    weight = np.random.default_rng(1).normal(size=(4, 3, 3, 3)).astype(np.float32)
-    return chain(
-        ["batch", 3, 8, 8],
-        ("Conv", [weight, 20 * one], {}),
-        ("BatchNormalization", [one, 0 * one, 20 * one, one], {}),
-    )
-
-
-def plant(server: Server, name: str, model: ir.Model) -> None:
-    """Have ``model`` answer in place of the fold."""
-    servable(server, name)._batcher.use(in_session(model))
-
-
-def in_session(model: ir.Model) -> OnnxRuntimeSession:
-    return OnnxRuntimeSession(
-        ir.to_proto(model).SerializeToString(), provider=ProviderChoice.CPU, optimise=False
-    )
-
-
-def scaled(model: ir.Model, factor: float) -> ir.Model:
-    """The model with its first constant multiplied."""
-    copy = model.clone()
-    name, value = next(iter(copy.graph.initializers.items()))
-    assert value.const_value is not None
-    value.const_value = ir.tensor(value.const_value.numpy() * np.float32(factor), name=name)
-    return copy
 
 
 def test_an_optimisation_that_the_gate_left_out_does_not_come_back(tmp_path: Path) -> None:
@@ -135,23 +60,6 @@ def test_a_fallback_that_breaks_parity_gives_way_to_one_with_less_optimisation(t
             steps.append(own.fallback.runtime_optimisation)
         assert steps == ["all", "without Pad_Fusion", "without Pad_Fusion, NchwcTransformer"]
         np.testing.assert_allclose(client.infer("net", POSITIVE)["y"], right, rtol=1e-4)
-
-
-def test_where_the_original_is_inaccurate_the_fold_answers_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    add_model(tmp_path / "repository", "net", sensitive())
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
-        server, _ = pair
-        own = servable(server, "net")
-        assert own.variant == "folded"
-        # Optimised, the runtime folds as well; this is one that does not.
-        monkeypatch.setattr(Opening, "open", lambda *_: in_session(sensitive()))
-        caller = Caller(pair, "net", POSITIVE * np.float32(1e-3))
-        caller.until(lambda: disputes(server, "right"), "float64 is asked")
-        until(lambda: own.fallback is None, "the fold answers again")
-        assert own.variant == "folded"
-        assert scraped(server)[of_net("foldserve_fallback_total", reason="parity_breach")] == 1
 
 
 def test_a_takeover_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, digits: Any) -> None:
@@ -216,102 +124,6 @@ def test_a_form_that_does_not_answer_rightly_is_passed_over(
         assert own.fallback.runtime_optimisation == "without Pad_Fusion"
 
 
-def test_where_only_the_slow_form_is_left_float64_is_asked_before_anything_is_swapped(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The optimised forms of the original answer as the fold does."""
-    monkeypatch.setattr(fallback, "ASKING_SHARE", 1.0)
-    add_model(tmp_path / "repository", "net", sensitive())
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
-        server, client = pair
-        own = servable(server, "net")
-        caller = Caller(pair, "net", POSITIVE * np.float32(1e-3))
-        caller.until(lambda: disputes(server, "right"), "float64 is asked")
-        assert own.fallback is None
-        so_far = client.parity("net").live.checks["breach"]
-        caller.until(lambda: client.parity("net").live.checks["breach"] >= so_far + 6, "it is so again")
-        caller.until(lambda: disputes(server, "right") >= 2, "float64 is asked again")
-        assert own.fallback is None
-        assert of_net("foldserve_fallback_total", reason="parity_breach") not in scraped(server)
-        plant(server, "net", scaled(sensitive(), 1.02))
-        caller.until(lambda: own.fallback, "a fold that is wrong gives way, for all that")
-
-
-def test_where_nobody_can_say_the_unfolded_model_stays(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
-        server, _ = pair
-        monkeypatch.setattr(fallback, "LONGEST_RULING_S", 0.01)
-        plant(server, "net", scaled(model, 1.02))
-        caller = Caller(pair, "net", POSITIVE)
-        caller.until(lambda: disputes(server, "undecided"), "float64 is asked")
-        assert servable(server, "net").fallback is not None
-
-
-def test_a_ruling_that_fails_leaves_the_unfolded_model(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
-        server, _ = pair
-
-        def no_processes(*_: Any, **__: Any) -> None:
-            raise OSError("cannot fork: no memory")
-
-        monkeypatch.setattr(Float64Judge, "truth", no_processes)
-        plant(server, "net", scaled(model, 1.02))
-        caller = Caller(pair, "net", POSITIVE)
-        caller.until(lambda: disputes(server, "undecided"), "float64 is asked")
-        assert servable(server, "net").fallback is not None
-        assert (
-            scraped(server)[of_net("foldserve_batchnorms", outcome="rejected", reason="parity_breach")] == 1
-        )
-
-
-def test_the_judge_knows_the_shapes_that_callers_see(tmp_path: Path) -> None:
-    """Triton's reshape: callers send flat images to a model that takes them with their axes."""
-    model = sensitive()
-    add_model(tmp_path / "repository", "net", model)
-    (tmp_path / "repository" / "net" / "config.pbtxt").write_text(
-        """max_batch_size: 8
-        input { name: "x" data_type: TYPE_FP32 dims: [192] reshape { shape: [3, 8, 8] } }
-        output { name: "y" data_type: TYPE_FP32 dims: [4, 6, 6] }"""
-    )
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
-        server, _ = pair
-        caller = Caller(pair, "net", (POSITIVE * np.float32(1e-3)).reshape(1, 192))
-        caller.until(lambda: disputes(server, "right"), "float64 is asked")
-        until(lambda: servable(server, "net").fallback is None, "the fold answers again")
-
-
-def test_answers_of_one_output_among_several_are_judged(tmp_path: Path) -> None:
-    """The usual sizes of outputs that this caller did not ask for are known, too."""
-    model = sensitive()
-    (y,) = model.graph.outputs
-    halved = ir.node("Mul", [y, y], name="square")
-    halved.outputs[0].name, halved.outputs[0].type = "other", y.type
-    model.graph.append(halved)
-    model.graph.outputs.append(halved.outputs[0])
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
-        server, client = pair
-        client.infer("net", POSITIVE)
-        small = POSITIVE * np.float32(1e-3)
-
-        def asked() -> float:
-            client.infer("net", small, outputs=["y"])
-            until(lambda: not server._manager._shadowing._worker._waiting, "the check ends")
-            return disputes(server, "right")
-
-        until(asked, "float64 is asked")
-        assert disputes(server, "undecided") == 0
-        assert servable(server, "net").fallback is None
-
-
 def test_what_somebody_decided_meanwhile_is_not_undone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -363,31 +175,6 @@ def test_what_ran_before_a_reset_does_not_count_after_it(tmp_path: Path) -> None
         until(lambda: client.parity("net").live.checks["breach"] == 5, "all are compared")
         assert shadow.breaker.checks == 0
         assert own.fallback is None
-
-
-def test_two_models_that_break_do_not_wait_for_each_others_ruling(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
-    for name in ("net", "other"):
-        add_model(tmp_path / "repository", name, model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
-        server, _ = pair
-        may_judge = threading.Event()
-        truth = Float64Judge.truth
-
-        def later(self: Float64Judge, probe: Any) -> Any:
-            assert may_judge.wait(60)
-            return truth(self, probe)
-
-        monkeypatch.setattr(Float64Judge, "truth", later)
-        for name in ("net", "other"):
-            plant(server, name, scaled(model, 1.02))
-            own = servable(server, name)
-            Caller(pair, name, POSITIVE).until(lambda own=own: own.fallback, "it falls back")  # type: ignore[misc]  # mypy knows no default of a lambda
-        assert disputes(server, "wrong") == 0
-        may_judge.set()
-        until(lambda: disputes(server, "wrong"), "both are ruled on in the end")
 
 
 def test_what_is_told_of_the_fold_follows_the_fallback_and_the_reset(digits: Any) -> None:

@@ -7,7 +7,7 @@ import yaml
 from foldserve.cli_options import PANELS, with_options_of
 from foldserve.configuration import Effective, Source, leaves
 from foldserve.errors import ConfigurationError
-from foldserve.settings import ParityBudget, ProviderChoice, ServerSettings
+from foldserve.settings import ParityBudget, Precision, ProviderChoice, ServerSettings
 from typer.testing import CliRunner, Result
 
 
@@ -203,6 +203,25 @@ def test_one_value_of_several_may_be_given_by_itself(tmp_path: Path) -> None:
     file.write_text("repository: models\nmodel_control: explicit\nload_models: two words\n")
     settings = _invoke("--settings", str(file))
     assert (settings.repository, settings.load_models) == ((Path("models"),), ("two words",))
+
+
+def test_no_precision_at_all_may_be_given_everywhere(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    for text in ("none", "[]", "[none]"):
+        file.write_text(f"repository: models\nprecisions: {text}\n")
+        assert _invoke("--settings", str(file)).precisions == ()
+    assert _invoke("--repository", "m", "--precisions", "none").precisions == ()
+    assert _invoke("--repository", "m", environment={"FOLDSERVE_PRECISIONS": "none"}).precisions == ()
+    assert _invoke("--repository", "m", "--precisions", "int8").precisions == (Precision.INT8,)
+
+
+@pytest.mark.parametrize("given", ["int9", "none,int8"])
+def test_a_precision_that_there_is_not_is_refused_with_those_that_there_are(given: str) -> None:
+    flags = [part for value in given.split(",") for part in ("--precisions", value)]
+    wrong = "FOLDSERVE_PRECISIONS|--precisions"
+    for arguments, environment in ((flags, {}), ([], {"FOLDSERVE_PRECISIONS": given})):
+        with pytest.raises(ConfigurationError, match=f"({wrong}).* 'float32', 'bfloat16'"):
+            _invoke("--repository", "m", *arguments, environment=environment)
 
 
 def test_variables_that_are_no_settings_are_told_with_the_nearest() -> None:

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ml_dtypes
 import numpy as np
 
 from foldserve.errors import InvalidModel, UnsupportedModel
-from foldserve.runtime.tensors import TensorSpec
+from foldserve.runtime.tensors import BFLOAT16, TensorSpec
 
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
@@ -28,7 +27,7 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "FLOAT16": np.dtype(np.float16),
     "FLOAT": np.dtype(np.float32),
     "DOUBLE": np.dtype(np.float64),
-    "BFLOAT16": np.dtype(ml_dtypes.bfloat16),
+    "BFLOAT16": BFLOAT16,
     "STRING": np.dtype(np.object_),
 }
 """ONNX's name of each element type that inputs and outputs may have."""

@@ -1,21 +1,18 @@
 """ONNX Runtime behind the :class:`~foldserve.runtime.session.Session` protocol."""
 
 import contextlib
-import ctypes
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from foldserve.errors import (
     ExecutionFailed,
     InputRefused,
     InvalidModel,
-    InvalidRequest,
     LoadFailed,
     ProviderUnavailable,
     UnsupportedModel,
@@ -26,12 +23,11 @@ from foldserve.runtime.in_memory import PLACEHOLDER, InMemoryModel
 from foldserve.runtime.messages import useful_part
 from foldserve.runtime.no_rows import answer_to_no_rows, have_no_rows, rows_are_open
 from foldserve.runtime.onnxruntime_module import CPU_PROVIDER, CUDA_PROVIDER, LOG_NOTHING, onnxruntime
+from foldserve.runtime.onnxruntime_values import as_bytes, as_strings, ort_value, run_bound, run_ort_values
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Array, Execution, Provider
-from foldserve.runtime.tensors import TensorSpec
+from foldserve.runtime.tensors import BFLOAT16, TensorSpec
 from foldserve.settings import Precision, ProviderChoice
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "tensor(bool)": np.dtype(np.bool_),
@@ -109,7 +105,7 @@ class OnnxRuntimeSession:
         # The runtime reads them where they lie, and does not keep them from going away.
         self._weights: Mapping[str, Any] = NO_WEIGHTS
         if isinstance(source, InMemoryModel):
-            self._weights = {name: _ort_value(array) for name, array in source.weights.items()}
+            self._weights = {name: ort_value(array) for name, array in source.weights.items()}
             source = source.graph
         try:
             session = create_inference_session(
@@ -182,13 +178,13 @@ class OnnxRuntimeSession:
         if session is None:
             raise ExecutionFailed(f"{self._name} is closed")
         names = list(outputs or (spec.name for spec in self._outputs))
-        feed = {name: _strings(name, array) for name, array in inputs.items()}
+        feed = {name: as_strings(name, array) for name, array in inputs.items()}
         try:
             if self._has_bfloat16:
-                return _run_ort_values(session, names, feed, options)
+                return run_ort_values(session, names, feed, options)
             if self._provider is Provider.CUDA and not self._has_strings:
-                return _run_bound(session, names, feed)
-            return [_bytes(array) for array in session.run(names, feed, options)]
+                return run_bound(session, names, feed)
+            return [as_bytes(array) for array in session.run(names, feed, options)]
         except Exception as error:
             reason = useful_part(str(error))
             if (
@@ -292,59 +288,3 @@ def _load_error(model: str, error: Exception) -> LoadFailed:
     if kind == "NotImplemented" or any(part in message for part in UNSUPPORTED):
         return UnsupportedModel(f"{text}; export it again with operators and an opset that this runtime has")
     return InvalidModel(f"{text}; export it again and check it with onnx.checker")
-
-
-def _run_ort_values(session: Any, names: list[str], feed: Mapping[str, Array], options: Any) -> list[Array]:
-    """Run with the runtime's own values: the only way in and out for bfloat16, which numpy does not have."""
-    values = {name: _ort_value(array) for name, array in feed.items()}
-    return [_array(value) for value in session.run_with_ort_values(names, values, options)]
-
-
-def _run_bound(session: Any, names: list[str], feed: Mapping[str, Array]) -> list[Array]:
-    """Run with inputs and outputs bound: one copy to the device, one back, and one wait for both."""
-    binding = session.io_binding()
-    for name, array in feed.items():
-        binding.bind_cpu_input(name, np.require(array, requirements="C"))
-    for name in names:
-        binding.bind_output(name, "cpu")
-    session.run_with_iobinding(binding)
-    return [value.numpy() for value in binding.get_outputs()]
-
-
-def _ort_value(array: Array) -> Any:
-    """The runtime's view of an array, which must outlive it."""
-    contiguous = np.require(array, requirements="C")
-    if array.dtype == BFLOAT16:
-        from onnx import TensorProto  # noqa: PLC0415  # 6 MB, for bfloat16 alone
-
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
-            contiguous.view(np.uint16), TensorProto.BFLOAT16
-        )
-    return onnxruntime.OrtValue.ortvalue_from_numpy(contiguous)
-
-
-def _array(value: Any) -> Array:
-    if value.data_type() != "tensor(bfloat16)":
-        return _bytes(value.numpy())
-    content = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
-    array: Array = np.frombuffer(content, BFLOAT16).reshape(value.shape())
-    return array
-
-
-def _strings(name: str, array: Array) -> Array:
-    """``bytes`` elements as the ``str`` that the runtime takes; other arrays as they are."""
-    if array.dtype != np.object_:
-        return array
-    try:
-        strings = [element.decode() for element in array.ravel().tolist()]
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"input '{name}': strings must be UTF-8 ({error})") from None
-    return np.array(strings, np.object_).reshape(array.shape)
-
-
-def _bytes(array: Array) -> Array:
-    """``str`` elements of an output as ``bytes``; other arrays as they are."""
-    if array.dtype != np.object_:
-        return array
-    encoded = [element.encode() for element in array.ravel().tolist()]
-    return np.array(encoded, np.object_).reshape(array.shape)

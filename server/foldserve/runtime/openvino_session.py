@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from foldserve.errors import (
@@ -30,11 +29,10 @@ from foldserve.runtime.onnx_tensors import Specs, declared_tensors
 from foldserve.runtime.openvino_module import core, cpu_capabilities, installed, openvino
 from foldserve.runtime.openvino_shapes import ShapeCheck
 from foldserve.runtime.session import Array, Execution, Provider
-from foldserve.runtime.tensors import TensorSpec
+from foldserve.runtime.tensors import BFLOAT16, TensorSpec
 from foldserve.settings import Precision
 
 DEVICE = "CPU"
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "f16"}
 """OpenVINO's name of each precision that it may be told to compute in."""

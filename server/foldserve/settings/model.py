@@ -28,6 +28,8 @@ from foldserve.settings.choices import (
 MEASURED: JsonDict = {"unset": "measured"}
 """Of a setting whose default is None: what tables and help texts say in its place."""
 
+NONE = "none"
+
 SCALED_MAX_TIMES = 10.0
 """A single element may be off by so many times what a whole output may, unless its owner says otherwise."""
 
@@ -93,7 +95,7 @@ class ModelDefaults(_Settings):
         Precision.TF32,
         Precision.FLOAT16,
     )
-    """Precisions in which engines are tried; ``int8``, calibrated on the model's samples, wants naming."""
+    """Precisions in which engines are tried, or ``none``; ``int8``, calibrated on samples, wants naming."""
 
     cudnn_search: CudnnSearch = CudnnSearch.HEURISTIC
     """How cuDNN chooses algorithms; ``exhaustive`` tries all, which takes a while for each new shape."""
@@ -121,6 +123,14 @@ class ModelDefaults(_Settings):
 
     intra_op_threads: int | None = Field(default=None, ge=1, le=1024, json_schema_extra=MEASURED)
     """Threads within one run of a model; measured at load unless set."""
+
+    @field_validator("precisions", mode="before")
+    @classmethod
+    def _none_or_several(cls, value: Any) -> Any:
+        """A flag or variable cannot be an empty list; one precision may be given by itself."""
+        if value in (NONE, [NONE]):
+            return ()
+        return (value,) if isinstance(value, str) else value
 
 
 class LatestVersions(_Settings):

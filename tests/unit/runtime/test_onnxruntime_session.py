@@ -26,8 +26,8 @@ from foldserve.runtime.onnxruntime_session import (
     DTYPES,
     UNSOUND_OPTIMISERS,
     OnnxRuntimeSession,
-    _run_bound,
 )
+from foldserve.runtime.onnxruntime_values import run_bound
 from foldserve.runtime.providers import resolve_provider
 from foldserve.runtime.session import Array, Execution, Session
 from foldserve.runtime.tensors import TensorSpec
@@ -311,7 +311,7 @@ def test_bound_runs_answer_as_others_do() -> None:
     """As on CUDA; the binding itself works everywhere."""
     session = OnnxRuntimeSession(EXAMPLE_MODELS / "digits" / "1" / "model.onnx", provider=ProviderChoice.CPU)
     images = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)[:, :, ::-1]
-    (bound,) = _run_bound(session._session, ["logits"], {"images": images})
+    (bound,) = run_bound(session._session, ["logits"], {"images": images})
     np.testing.assert_array_equal(bound, session.run({"images": images})[0])
 
 
