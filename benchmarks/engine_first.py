@@ -18,6 +18,8 @@ from foldserve_proto import grpc_service_pb2 as pb
 from foldserve_proto import grpc_service_pb2_grpc as service
 from serving_harness import LOAD_CORES, SERVER_CORE, START_S, Process, Recipe, echo_of, running
 
+SMALL_CALLS = 50
+
 Stub = service.GRPCInferenceServiceStub
 Seconds = dict[str, float]
 
@@ -67,10 +69,15 @@ def _on_cores(cores: Collection[int]) -> Iterator[None]:
 
 @contextmanager
 def _connected(server: Process) -> Iterator[Stub]:
-    """A connection that is open, and over which the server has answered something small; off its core."""
+    """A connection over which the server has answered small calls, asked from other cores than its own.
+
+    The first ones bring up parts of gRPC: on the first contended lock it measures the processor's frequency,
+    which takes some milliseconds, once in the life of a process.
+    """
     with _on_cores(LOAD_CORES), server.channel() as channel:
         grpc.channel_ready_future(channel).result(START_S)
         stub = Stub(channel)
-        with suppress(grpc.RpcError):  # the echo server can do nothing else
-            stub.ServerLive(pb.ServerLiveRequest())
+        for _ in range(SMALL_CALLS):
+            with suppress(grpc.RpcError):  # the echo server can do nothing else
+                stub.ServerLive(pb.ServerLiveRequest())
         yield stub
