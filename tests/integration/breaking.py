@@ -1,6 +1,8 @@
 """Models of which a form answers wrongly, and callers who find out: for tests of what follows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ from foldserve.settings import ProviderChoice
 from foldserve_client import Client
 from numpy.typing import NDArray
 from running import scraped
-from small_models import chain
-from watching import until
+from small_models import add_model, batch_norm, chain, convolution
+from watching import until, watching
 
 POSITIVE = np.random.default_rng(5).uniform(0.1, 1, size=(1, 3, 8, 8)).astype(np.float32)
 
@@ -90,3 +92,16 @@ def scaled(model: ir.Model, factor: float) -> ir.Model:
     assert value.const_value is not None
     value.const_value = ir.tensor(value.const_value.numpy() * np.float32(factor), name=name)
     return copy
+
+
+def foldable() -> ir.Model:
+    """A convolution and its BatchNorm."""
+    return chain(["batch", 3, 8, 8], convolution(3), batch_norm())
+
+
+@contextmanager
+def serving_net(folder: Path, model: ir.Model) -> Iterator[tuple[Server, Client]]:
+    """A server of one model, "net", whose answers are all compared."""
+    add_model(folder / "repository", "net", model)
+    with watching(folder / "repository", cache_dir=folder / "cache") as pair:
+        yield pair

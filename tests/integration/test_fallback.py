@@ -14,12 +14,14 @@ from integration.breaking import (
     POSITIVE,
     Caller,
     disputes,
+    foldable,
     in_session,
     of_net,
     padded_then_pooled,
     plant,
     scaled,
     servable,
+    serving_net,
 )
 from planted import plant_a_wrong_fold
 from running import EXAMPLE_MODELS, of_digits, scraped
@@ -29,8 +31,7 @@ from watching import until, watching
 
 def test_an_optimisation_that_the_gate_left_out_does_not_come_back(tmp_path: Path) -> None:
     model = padded_then_pooled()
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as (server, client):
+    with serving_net(tmp_path, model) as (server, client):
         own = servable(server, "net")
         assert own.provenance.optimisation is Optimisation.SOUND
         right = client.infer("net", -POSITIVE)["y"]
@@ -42,9 +43,8 @@ def test_an_optimisation_that_the_gate_left_out_does_not_come_back(tmp_path: Pat
 
 
 def test_a_fallback_that_breaks_parity_gives_way_to_one_with_less_optimisation(tmp_path: Path) -> None:
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+    model = foldable()
+    with serving_net(tmp_path, model) as pair:
         server, client = pair
         own = servable(server, "net")
         right = client.infer("net", POSITIVE)["y"]
@@ -103,9 +103,8 @@ def test_a_form_that_cannot_be_opened_is_passed_over(monkeypatch: pytest.MonkeyP
 def test_a_form_that_does_not_answer_rightly_is_passed_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+    model = foldable()
+    with serving_net(tmp_path, model) as pair:
         server, _ = pair
         open_as_it_is = Opening.open
 
@@ -128,9 +127,8 @@ def test_what_somebody_decided_meanwhile_is_not_undone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A reset while another form is being opened: the breaches are those of a time that is over."""
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+    model = foldable()
+    with serving_net(tmp_path, model) as pair:
         server, client = pair
         own = servable(server, "net")
         plant(server, "net", scaled(model, 1.02))
@@ -156,9 +154,8 @@ def test_what_somebody_decided_meanwhile_is_not_undone(
 
 
 def test_what_ran_before_a_reset_does_not_count_after_it(tmp_path: Path) -> None:
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as (server, client):
+    model = foldable()
+    with serving_net(tmp_path, model) as (server, client):
         own = servable(server, "net")
         shadow, wrong = own.shadow, in_session(scaled(model, 1.02))
         assert shadow is not None
@@ -197,7 +194,7 @@ def test_what_is_told_of_the_fold_follows_the_fallback_and_the_reset(digits: Any
 
 def test_a_reload_without_a_shadow_tells_nothing_of_the_fallback_before(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
+    model = foldable()
     add_model(repository, "net", model)
     explicit: dict[str, Any] = {"model_control": "explicit", "load_models": ["net"]}
     with watching(repository, cache_dir=tmp_path / "cache", **explicit) as (server, client):
@@ -219,8 +216,7 @@ def test_the_same_request_that_overflows_the_original_changes_nothing(tmp_path: 
         ("Conv", [weight], {}),
         ("BatchNormalization", [one, 0 * one, 0 * one, 2e4 * one], {}),
     )
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as (server, client):
+    with serving_net(tmp_path, model) as (server, client):
         huge = POSITIVE * np.float32(1e37)
         live = Caller((server, client), "net", huge)
         live.until(lambda: client.parity("net").live.checks["inconclusive"] >= 5, "it is sent often enough")
@@ -247,8 +243,7 @@ def test_a_model_with_random_answers_is_not_compared(tmp_path: Path) -> None:
         batch_norm(),
         ("RandomNormalLike", [], {"scale": 1.0}),  # type: ignore[dict-item]  # a float
     )
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as (server, client):
+    with serving_net(tmp_path, model) as (server, client):
         caller = Caller((server, client), "net", POSITIVE)
         caller.until(lambda: client.parity("net").live.checks["error"] > 3, "checks fail")
         assert "answers differently each time" in client.parity("net").live.reference_failure

@@ -14,23 +14,24 @@ from integration.breaking import (
     POSITIVE,
     Caller,
     disputes,
+    foldable,
     in_session,
     of_net,
     plant,
     scaled,
     sensitive,
     servable,
+    serving_net,
 )
 from running import scraped
-from small_models import add_model, batch_norm, chain, convolution
+from small_models import add_model
 from watching import until, watching
 
 
 def test_where_the_original_is_inaccurate_the_fold_answers_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    add_model(tmp_path / "repository", "net", sensitive())
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+    with serving_net(tmp_path, sensitive()) as pair:
         server, _ = pair
         own = servable(server, "net")
         assert own.variant == "folded"
@@ -48,8 +49,7 @@ def test_where_only_the_slow_form_is_left_float64_is_asked_before_anything_is_sw
 ) -> None:
     """The optimised forms of the original answer as the fold does."""
     monkeypatch.setattr(fallback, "ASKING_SHARE", 1.0)
-    add_model(tmp_path / "repository", "net", sensitive())
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+    with serving_net(tmp_path, sensitive()) as pair:
         server, client = pair
         own = servable(server, "net")
         caller = Caller(pair, "net", POSITIVE * np.float32(1e-3))
@@ -67,9 +67,8 @@ def test_where_only_the_slow_form_is_left_float64_is_asked_before_anything_is_sw
 def test_where_nobody_can_say_the_unfolded_model_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+    model = foldable()
+    with serving_net(tmp_path, model) as pair:
         server, _ = pair
         monkeypatch.setattr(fallback, "LONGEST_RULING_S", 0.01)
         plant(server, "net", scaled(model, 1.02))
@@ -81,9 +80,8 @@ def test_where_nobody_can_say_the_unfolded_model_stays(
 def test_a_ruling_that_fails_leaves_the_unfolded_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+    model = foldable()
+    with serving_net(tmp_path, model) as pair:
         server, _ = pair
 
         def no_processes(*_: Any, **__: Any) -> None:
@@ -123,8 +121,7 @@ def test_answers_of_one_output_among_several_are_judged(tmp_path: Path) -> None:
     halved.outputs[0].name, halved.outputs[0].type = "other", y.type
     model.graph.append(halved)
     model.graph.outputs.append(halved.outputs[0])
-    add_model(tmp_path / "repository", "net", model)
-    with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
+    with serving_net(tmp_path, model) as pair:
         server, client = pair
         client.infer("net", POSITIVE)
         small = POSITIVE * np.float32(1e-3)
@@ -142,7 +139,7 @@ def test_answers_of_one_output_among_several_are_judged(tmp_path: Path) -> None:
 def test_two_models_that_break_do_not_wait_for_each_others_ruling(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    model = chain(["batch", 3, 8, 8], convolution(3), batch_norm())
+    model = foldable()
     for name in ("net", "other"):
         add_model(tmp_path / "repository", name, model)
     with watching(tmp_path / "repository", cache_dir=tmp_path / "cache") as pair:
