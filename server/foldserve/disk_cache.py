@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foldserve import __version__
+from foldserve.runtime.cpus import available_cpus
 
 ENTRY = "entry.json"
 
@@ -41,8 +42,8 @@ PIECE_BYTES = 8 * 2**20
 READ_BYTES = 256 * 2**10
 """Read at a time, a divisor of a piece: it stays in the processor's cache until it is hashed."""
 
-HASHING_THREADS = min(4, len(os.sched_getaffinity(0)))
-"""For one file; a server that loads must still answer, and several on one core would only take its turns."""
+HASHING_THREADS = 4
+"""Most for one file; a server that loads must still answer, so there is no more than one on a processor."""
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -158,7 +159,7 @@ def digest_of(file: Path) -> str:
         digest = partial(_digest_of_piece, stream.fileno())
         starts = range(0, os.fstat(stream.fileno()).st_size, PIECE_BYTES)
         if len(starts) > 1:
-            with ThreadPoolExecutor(HASHING_THREADS, "hashing") as beside:
+            with ThreadPoolExecutor(min(HASHING_THREADS, available_cpus()), "hashing") as beside:
                 pieces = list(beside.map(digest, starts))
         else:
             pieces = [digest(start) for start in starts]

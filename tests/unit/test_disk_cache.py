@@ -1,11 +1,14 @@
 """Entries of the cache: whole, or not there."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from foldserve import disk_cache
 from foldserve.disk_cache import (
     ENTRY,
+    HASHING_THREADS,
     PIECE_BYTES,
     digest_of,
     draft,
@@ -32,6 +35,25 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert write_entry(tmp_path / "a", _make) == Record(answer=float("inf"))
     assert read_entry(tmp_path / "a", Record) == Record(answer=float("inf"))
     assert (tmp_path / "a" / "weights").read_bytes() == b"0123456789"
+
+
+@pytest.mark.parametrize(("processors", "threads"), [(1, 1), (2, 2), (64, HASHING_THREADS)])
+def test_a_large_file_is_hashed_by_no_more_threads_than_there_are_processors(
+    processors: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def pool(most: int, name: str) -> ThreadPoolExecutor:
+        asked.append(most)
+        return ThreadPoolExecutor(most, name)
+
+    monkeypatch.setattr(disk_cache, "available_cpus", lambda: processors)
+    monkeypatch.setattr(disk_cache, "ThreadPoolExecutor", pool)
+    file = tmp_path / "weights"
+    with file.open("wb") as stream:
+        stream.truncate(PIECE_BYTES + 1)
+    assert len(digest_of(file)) == 64
+    assert asked == [threads]
 
 
 def test_nothing_is_no_entry(tmp_path: Path) -> None:

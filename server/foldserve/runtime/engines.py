@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from foldserve.runtime.cuda import cuda_options
 from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
@@ -94,9 +93,9 @@ def _openvino_engine(precision: Precision, computes: Precision) -> Engine:
     )
 
 
-def _on_tensor_cores(precision: Precision, **options: Any) -> tuple[Engine, Engine]:
+def _on_tensor_cores(precision: Precision, opened: "partial[Session]") -> tuple[Engine, Engine]:
     """As it comes and channels last: which is faster depends on the model and on the GPU."""
-    name, opened = f"onnxruntime-cuda-{precision}", partial(_cuda, **options)
+    name = f"onnxruntime-cuda-{precision}"
     return (
         Engine(name, Provider.CUDA, precision, opened),
         Engine(f"{name}-nhwc", Provider.CUDA, precision, partial(opened, channels_last=True)),
@@ -111,8 +110,8 @@ ENGINES = (
     # What is quantised says so in its graph; what is not stays in float32.
     _openvino_engine(Precision.INT8, computes=Precision.FLOAT32),
     Engine("onnxruntime-cuda-float32", Provider.CUDA, Precision.FLOAT32, _cuda),
-    *_on_tensor_cores(Precision.TF32, tf32=True),
-    *_on_tensor_cores(Precision.FLOAT16, converted=Precision.FLOAT16),
+    *_on_tensor_cores(Precision.TF32, partial(_cuda, tf32=True)),
+    *_on_tensor_cores(Precision.FLOAT16, partial(_cuda, converted=Precision.FLOAT16)),
 )
 """Of each device the first is the baseline: what others must beat, and what takes over from them."""
 

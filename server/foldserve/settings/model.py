@@ -126,11 +126,9 @@ class ModelDefaults(_Settings):
 
     @field_validator("precisions", mode="before")
     @classmethod
-    def _none_or_several(cls, value: Any) -> Any:
-        """A flag or variable cannot be an empty list; one precision may be given by itself."""
-        if value in (NONE, [NONE]):
-            return ()
-        return (value,) if isinstance(value, str) else value
+    def _none_or_some(cls, value: Any) -> Any:
+        """A flag or variable cannot be an empty list."""
+        return () if value in (NONE, [NONE]) else value
 
 
 class LatestVersions(_Settings):

@@ -1,16 +1,18 @@
 """The table of engines: what is in it is whole, and what may be tried follows from it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from foldserve.parity.probes import ProbeSet
 from foldserve.parity.report import ProbeSource
+from foldserve.runtime import engines
 from foldserve.runtime.engines import BY_NAME, ENGINES, Engine, Plan, baseline, is_baseline, rivals
 from foldserve.runtime.session import Provider
 from foldserve.runtime.tuning import Layout
 from foldserve.serving.conversion import convert
-from foldserve.settings import Precision
+from foldserve.settings import Precision, ProviderChoice
 from running import EXAMPLE_MODELS
 from unit.converting.conversions import folded_digits
 
@@ -23,6 +25,22 @@ def test_names_are_unique_and_say_device_and_precision() -> None:
     for engine in ENGINES:
         name = engine.name.removesuffix("-nhwc")
         assert name.endswith(f"-{engine.provider}-{engine.precision}")
+
+
+@pytest.mark.parametrize(
+    "engine", [one for one in ENGINES if one.provider is Provider.CUDA], ids=lambda engine: engine.name
+)
+def test_what_the_name_says_of_cuda_is_what_the_runtime_is_told(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no GPU, this is as far as it goes."""
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(engines, "OnnxRuntimeSession", lambda _, **options: told.update(options))
+    engine.open(DIGITS, PLAN)
+    assert told["provider"] is ProviderChoice.CUDA
+    assert told["cuda"]["prefer_nhwc"] == ("1" if engine.name.endswith("-nhwc") else "0")
+    assert told["cuda"]["use_tf32"] == ("1" if "-tf32" in engine.name else "0")
+    assert (told["precision"] is Precision.FLOAT16) == ("-float16" in engine.name)
 
 
 @pytest.mark.parametrize("provider", Provider)
