@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -27,8 +28,7 @@ MODEL = ("model", "version")
 INFER_TEXT = "Running the model: folded or unfolded in service, reference (the unoptimised original) at load."
 
 
-@dataclass(frozen=True, slots=True)
-class StageSeconds:
+class StageSeconds(NamedTuple):
     """What one request took, stage by stage, in seconds."""
 
     queue: float

@@ -1,8 +1,8 @@
 """The one way in for inference, whatever the transport: plain values and arrays, no protobuf."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from foldserve.errors import QueueFull
 from foldserve.observability.inference import StageSeconds
@@ -20,8 +20,7 @@ from foldserve.serving.validation import (
 from foldserve.serving.waiting import Execution, Waiting
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
+class InferenceRequest(NamedTuple):
     """What a caller asks: an empty ``version`` means the newest one, empty ``outputs`` all of them.
 
     ``decode`` gives the inputs, which are of the forms said; it is not called before these suit the model.
@@ -42,8 +41,7 @@ class InferenceRequest:
     """How the thread that brings the request can be made to run it; None: it has better things to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceResult:
+class InferenceResult(NamedTuple):
     """The answer: the outputs by name in the order asked for, who gave them, and what it took."""
 
     servable: Servable

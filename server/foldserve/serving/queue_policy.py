@@ -1,13 +1,12 @@
 """What the settings make of a request's ``priority`` and ``timeout``: its place in line."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from foldserve.settings import Batching, QueuePolicy, TimeoutAction
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a request stands in line, and how long; ``deadline`` and ``overdue`` are those of a Waiting."""
 
     priority: int

@@ -4,12 +4,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from foldserve.runtime.session import Array
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
+class Execution(NamedTuple):
     """The outputs of one request, in the order asked for, and what it took in seconds."""
 
     outputs: list[Array]
