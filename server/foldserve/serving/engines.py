@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from foldserve.errors import ExecutionFailed
 from foldserve.observability.logging import get_logger
 from foldserve.parity.evidence import Evidence
 from foldserve.parity.gate import prove
-from foldserve.parity.probes import ProbeSet
+from foldserve.parity.probes import Probe, ProbeSet
 from foldserve.parity.report import ParityReport
 from foldserve.runtime.engines import BY_NAME, Engine, baseline, rivals
 from foldserve.runtime.memory import resident_bytes, return_freed_memory
@@ -24,7 +25,7 @@ from foldserve.serving.conversion import convert
 from foldserve.serving.engine_choice import EngineReport, EngineTrial, choose_engine
 from foldserve.serving.ladder import Optimisation
 from foldserve.serving.opening import Opening
-from foldserve.serving.tune import LARGEST_TRIED, measuring, repeated
+from foldserve.serving.tune import LARGEST_TRIED, batches_of, measuring
 from foldserve.settings import Objective, Precision
 
 if TYPE_CHECKING:
@@ -203,7 +204,11 @@ class _Contenders:
         probe = self.evidence.probe
         if not self.contest.batches:
             return lambda _: tuned.session.run(probe)
-        return lambda rows: tuned.session.run(repeated(probe, rows))
+        return lambda rows: tuned.session.run(self._batch_of(rows))
+
+    @cached_property
+    def _batch_of(self) -> Callable[[int], Probe]:
+        return batches_of(self.evidence.probe)
 
     def _rows(self, tuned: Tuned) -> int:
         """Rows of its best batch."""

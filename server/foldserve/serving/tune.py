@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -81,9 +82,10 @@ def _measured(
     settings: ModelSettings,
     open_with: Callable[[Layout], Session],
 ) -> tuple[Tuning, Session | None]:
+    batch_of = batches_of(probe)
 
     def run(session: Session, size: int) -> None:
-        session.run(repeated(probe, size) if len(rows) > 1 else probe)
+        session.run(batch_of(size) if len(rows) > 1 else probe)
 
     try:
         # The widest first: it is open already where the model was just proven.
@@ -92,6 +94,11 @@ def _measured(
         return Tuning(layout=candidates[-1], most_rows=rows[-1]), None
 
 
-def repeated(probe: Probe, rows: int) -> Probe:
+def batches_of(probe: Probe) -> Callable[[int], Probe]:
+    """Makes batches of so many rows, and keeps the last few: to make one anew would count as its run."""
+    return lru_cache(maxsize=2)(partial(_repeated, probe))
+
+
+def _repeated(probe: Probe, rows: int) -> Probe:
     """So many rows, those of ``probe`` again and again."""
     return {name: array[np.arange(rows) % len(array)] for name, array in probe.items()}
