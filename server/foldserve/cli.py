@@ -21,6 +21,7 @@ from foldserve.configuration import Effective
 from foldserve.errors import ConfigurationError, FoldserveError
 from foldserve.observability.logging import configure_logging
 from foldserve.runtime.distribution import require_single_onnxruntime
+from foldserve.runtime.memory import keep_freed_memory
 from foldserve.settings import LogFormat, LogLevel, Precision, ServerSettings
 
 
@@ -85,6 +86,7 @@ def serve(chosen: Effective[ServerSettings]) -> None:
     # Else gRPC writes lines of its own between ours, one for each stranger whose handshake fails.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     _take_all_files()
+    keep_freed_memory()
     require_single_onnxruntime()
     from foldserve.server import Server  # noqa: PLC0415  # see above
 

@@ -1,5 +1,7 @@
 import gc
 import os
+import platform
+import resource
 import subprocess
 import sys
 import weakref
@@ -33,6 +35,47 @@ def test_what_lives_is_exempt_from_collections_until_it_is_garbage_at_the_next_c
     assert died() is not None
     return_freed_memory()
     assert died() is None
+
+
+LARGE_REQUESTS = """
+import resource, sys, threading
+from foldserve.runtime.memory import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+faults = []
+
+def ask():
+    for _ in range(20):
+        copies = [b"x" * 2**24 for _ in range(4)]
+        del copies
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+
+for thread in [threading.Thread(target=ask) for _ in range(2)]:
+    thread.start()
+    thread.join()
+print((faults[-1] - faults[20]) // 20)
+"""
+PAGES = 2**26 // resource.getpagesize()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such settings")
+@pytest.mark.parametrize(
+    ("argument", "variables", "is_kept"),
+    [("keep", {}, True), ("leave", {}, False), ("keep", {"MALLOC_ARENA_MAX": "8"}, False)],
+)
+def test_the_next_large_request_takes_the_memory_of_the_last_one(
+    argument: str, variables: dict[str, str], is_kept: bool
+) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", LARGE_REQUESTS, argument],
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    faults = int(ran.stdout)
+    assert (faults < PAGES / 100) if is_kept else (faults > PAGES / 10)
 
 
 MACHINE = "MemTotal:  900 kB\nMemAvailable:  100 kB\n"
