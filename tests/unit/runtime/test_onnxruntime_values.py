@@ -3,13 +3,8 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from foldserve.errors import (
-    InvalidRequest,
-)
-from foldserve.runtime.onnxruntime_session import (
-    DTYPES,
-    OnnxRuntimeSession,
-)
+from foldserve.errors import InvalidRequest
+from foldserve.runtime.onnxruntime_session import DTYPES, OnnxRuntimeSession
 from foldserve.runtime.onnxruntime_values import run_bound
 from foldserve.runtime.session import Array
 from foldserve.runtime.tensors import TensorSpec

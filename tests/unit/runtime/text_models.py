@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import onnx
-from foldserve.runtime.onnxruntime_session import (
-    OnnxRuntimeSession,
-)
+from foldserve.runtime.onnxruntime_session import OnnxRuntimeSession
 from foldserve.runtime.session import Array
 from foldserve.settings import ProviderChoice
 from onnx import numpy_helper
